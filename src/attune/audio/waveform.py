@@ -1,0 +1,100 @@
+"""Path or bytes -> mono waveform at 16 kHz, and every constant of Whisper's audio front end."""
+
+import io
+from functools import lru_cache
+from pathlib import Path
+
+import soundfile
+import torch
+import torchaudio
+from jaxtyping import Float
+from torch import Tensor
+
+SAMPLE_RATE_HZ = 16_000
+N_FFT = 400  # samples: a 25 ms Hann window
+HOP_SAMPLES = 160  # 10 ms between frames
+FRAMES_PER_S = SAMPLE_RATE_HZ // HOP_SAMPLES  # 100
+SAMPLES_PER_POSITION = 2 * HOP_SAMPLES  # 320: the encoder's second convolution has stride 2
+POSITIONS_PER_S = SAMPLE_RATE_HZ // SAMPLES_PER_POSITION  # 50
+WINDOW_S = 30.0
+WINDOW_POSITIONS = int(WINDOW_S * POSITIONS_PER_S)  # 1500
+SILENCE_PEAK = 1e-4  # -80 dBFS: below it, 16-bit audio holds nothing but its own rounding
+SHORTEST_S = 0.02  # less than one encoder position cannot hold a word
+
+ACCEPTED_AUDIO = (
+    "audio is a path or the bytes of a file that libsndfile reads (wav, flac, ogg, opus, mp3, aiff, au), "
+    "at any sampling rate, with any number of channels"
+)
+
+
+class AudioError(Exception):
+    """One utterance cannot be used. The message is the reason that stands in rejected.csv."""
+
+
+def load_waveform(
+    source: str | Path | bytes, start_s: float | None = None, end_s: float | None = None
+) -> Float[Tensor, "sample"]:
+    """Read one utterance: decode, cut, downmix, resample.
+
+    Args:
+        source: a path, or the bytes of an audio file.
+        start_s, end_s: the part to keep, in seconds; only that part is decoded.
+
+    Returns:
+        float32 in [-1, 1], one channel, 16 kHz, shape (sample,).
+
+    Raises:
+        AudioError: the file is missing, cannot be decoded, or ends before `start_s`.
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+            rate_hz = file.samplerate
+            first = int((start_s or 0.0) * rate_hz)
+            last = file.frames if end_s is None else min(int(end_s * rate_hz), file.frames)
+            if first > 0:
+                file.seek(min(first, file.frames))
+            samples = file.read(max(last - first, 0), dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
+        raise AudioError(f"cannot be decoded: {_reason(error, source)}") from None
+    return resample(torch.from_numpy(samples).mean(dim=1), rate_hz)
+
+
+def resample(waveform: Float[Tensor, "*batch sample"], rate_hz: int) -> Float[Tensor, "*batch resampled"]:
+    """Bring a waveform from any rate to 16 kHz (torchaudio's windowed sinc)."""
+    return waveform if rate_hz == SAMPLE_RATE_HZ else _resampler(rate_hz)(waveform)
+
+
+@lru_cache(maxsize=32)
+def _resampler(rate_hz: int) -> torchaudio.transforms.Resample:
+    # The kernel depends on the two rates alone; computing it costs more than applying it to a short clip.
+    return torchaudio.transforms.Resample(rate_hz, SAMPLE_RATE_HZ)
+
+
+def compute_fault(waveform: Float[Tensor, "sample"]) -> str | None:
+    """Why a decoded waveform cannot be an utterance of Whisper's 30 s window, or None."""
+    duration_s = waveform.shape[-1] / SAMPLE_RATE_HZ
+    if duration_s < SHORTEST_S:
+        return f"empty: {duration_s:.3f} s of audio"
+    if not torch.isfinite(waveform).all():
+        return "not finite: the samples hold NaN or infinity"
+    if waveform.abs().max() < SILENCE_PEAK:
+        return "silent: no sample above -80 dBFS (an utterance without speech has an empty text)"
+    if duration_s > WINDOW_S:
+        return f"too long: {duration_s:.1f} s, and Whisper's window is {WINDOW_S:.0f} s (give start_s and end_s)"
+    return None
+
+
+def encode_wav(waveform: Float[Tensor, "sample"]) -> bytes:
+    """The bytes of a 16-bit WAV file at 16 kHz."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform.clamp(-1, 1).numpy(), SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _reason(error: Exception, source: str | Path | bytes) -> str:
+    if isinstance(source, bytes):
+        return f"{str(error).splitlines()[0]} ({len(source)} bytes)"
+    path = Path(source)
+    if not path.is_file():
+        return f"there is no file {path}"
+    return f"{path} ({path.stat().st_size} bytes) is not a file that libsndfile reads"

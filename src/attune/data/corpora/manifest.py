@@ -1,0 +1,140 @@
+"""Your own recordings: a JSONL, CSV or TSV file with one utterance a row."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from attune.data.corpora.schema import build_dataset
+from attune.errors import InputError
+
+OPTIONAL_COLUMNS = ("id", "language", "task", "speaker", "duration_s", "start_s", "end_s", "prompt", "split")
+NUMBERS = ("duration_s", "start_s", "end_s")
+SUFFIXES = (".jsonl", ".csv", ".tsv")
+
+
+class ManifestCorpus:
+    """Splits from manifest files. Relative audio paths resolve against the manifest's own folder.
+
+    Args:
+        train, validation, test: manifest files; `test` may be left out, then the validation file is the test panel too.
+        language: Whisper's code or name for rows without a language column.
+        retention: NAME -> manifest of what the model should not forget, scored before and after.
+        columns: our name -> the file's name for it, where they differ: {"text": "sentence", "audio": "path"}.
+
+    A row needs `audio` (a path; in JSONL also {"bytes": base64}) and `text`. Optional: id, language, task, speaker,
+    duration_s, start_s, end_s, prompt, and split, of which only rows that name the wanted split are kept.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        validation: str,
+        test: str | None = None,
+        language: str | None = None,
+        retention: Mapping[str, str] | None = None,
+        columns: Mapping[str, str] | None = None,
+    ):
+        files = {"train": train, "validation": validation, "test": test or validation}
+        files |= {f"retention/{name}": path for name, path in (retention or {}).items()}
+        self.files = {split: Path(path) for split, path in files.items()}
+        self.language = language
+        self.columns = dict(columns or {})
+
+    def splits(self) -> dict[str, Dataset]:
+        return {split: self._read(split, path) for split, path in self.files.items()}
+
+    def _read(self, split: str, path: Path) -> Dataset:
+        key = f"data.{split.replace('/', '.')}"
+        if not path.is_file():
+            raise InputError(f"{key}: there is no manifest {path}. Give a {', '.join(SUFFIXES)} file.")
+        rows = [
+            self._row(raw, path, line, split) for line, raw in read_rows(path, key) if _is_of(split, raw, self.columns)
+        ]
+        if not rows:
+            raise InputError(f"{key}: {path} holds no utterance{' of this split' if path.stat().st_size else ''}.")
+        return build_dataset(rows)
+
+    def _row(self, raw: Mapping[str, Any], path: Path, line: int, split: str) -> dict[str, Any]:
+        place = f"{path}, line {line}"
+        audio = self._required(raw, "audio", place)
+        row = {
+            "id": f"{path.stem}-{line}",
+            "audio": _resolve_audio(audio, path.parent, place),
+            "text": str(self._required(raw, "text", place, blank=True)),
+            "language": self.language,
+            "place": place,
+        }
+        for name in OPTIONAL_COLUMNS[:-1]:
+            value = raw.get(self.columns.get(name, name))
+            if value is None and name == "duration_s":
+                value = raw.get("duration")
+            if value not in (None, ""):
+                row[name] = _number(value, name, place) if name in NUMBERS else str(value)
+        if row["language"] is None:
+            raise InputError(
+                f"{place} has no language. Give data.language=CODE for the whole corpus, or a column 'language'."
+            )
+        return row
+
+    def _required(self, raw: Mapping[str, Any], name: str, place: str, blank: bool = False) -> Any:
+        column = self.columns.get(name, name)
+        if column in raw and (raw[column] or blank):
+            return "" if raw[column] is None else raw[column]
+        if column in raw:
+            raise InputError(f"{place}: the column {column!r} is empty.")
+        near = get_close_matches(column, map(str, raw), n=1, cutoff=0.4) or list(map(str, raw))[:1]
+        hint = f" If it is {near[0]!r} here: data.columns.{name}={near[0]}" if near else ""
+        raise InputError(f"{place}: there is no column {column!r}. It has: {', '.join(map(str, raw))}.{hint}")
+
+
+def read_rows(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, row) of a JSONL, CSV or TSV file, in the file's order."""
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{key}: {path} ends in {path.suffix!r}. Accepted: {', '.join(SUFFIXES)}.")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix == ".jsonl":
+            for line, text in enumerate(file, start=1):
+                if text.strip():
+                    yield line, _parse_json(text, path, line)
+        else:
+            reader = csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t")
+            for row in reader:
+                yield reader.line_num, row
+
+
+def _parse_json(text: str, path: Path, line: int) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {line} is not JSON: {error.msg} at column {error.colno}.") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{path}, line {line} is a JSON {type(row).__name__}; each line must be an object.")
+    return row
+
+
+def _is_of(split: str, raw: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
+    named = raw.get(columns.get("split", "split"))
+    return not named or split.startswith("retention/") or named == split
+
+
+def _resolve_audio(audio: Any, folder: Path, place: str) -> dict[str, Any]:
+    if isinstance(audio, dict) and isinstance(audio.get("bytes"), str):
+        import base64
+
+        return {"path": None, "bytes": base64.b64decode(audio["bytes"])}
+    path = folder / str(audio)
+    if not path.is_file():
+        raise InputError(f"{place}: there is no audio file {path}.")
+    return {"path": str(path), "bytes": None}
+
+
+def _number(value: Any, name: str, place: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{place}: {name} is {value!r}; it must be a number of seconds.") from None

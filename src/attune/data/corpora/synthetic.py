@@ -1,0 +1,204 @@
+"""Speech that this machine speaks itself: the embedded corpora, rendered by espeak-ng in seconds and cached.
+
+A corpus is described by panels of voices; each panel draws its own sentences of everyday English, of a split of its own,
+so that no sentence of a test panel is ever heard in training.
+"""
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from jaxtyping import Float
+from torch import Tensor
+
+from attune.audio.speech import Voice, speak
+from attune.audio.waveform import SAMPLE_RATE_HZ, WINDOW_S, encode_wav
+from attune.data.corpora.schema import FEATURES, OPTIONAL
+from attune.text.sentences import draw_sentences
+
+RENDERING = 1  # raise it when the rendering changes: it is part of the cache's key
+CHUNK = 64  # utterances a worker renders before it hands them over
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Voices and a number of sentences.
+
+    Args:
+        utterances: how many to render.
+        accents: espeak-ng voices, such as "en-us".
+        variants: vocal tracts, such as "m1"; each pair of accent and variant is a speaker.
+        split: of which split the sentences are drawn: train, validation or test.
+        words_per_minute, pitch: lowest and highest; each speaker has its own, each utterance a little of its own.
+        noise_db: lowest and highest signal-to-noise ratio of added white noise, in dB; None for a clean recording.
+    """
+
+    utterances: int
+    accents: Sequence[str]
+    variants: Sequence[str]
+    split: str = "train"
+    words_per_minute: tuple[int, int] = (150, 190)
+    pitch: tuple[int, int] = (35, 65)
+    noise_db: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What is to be rendered: enough to make the same sound again.
+
+    Args:
+        parts: sentences, spoken one after the other with pauses between; none is an utterance without speech.
+        noise_db: signal-to-noise ratio of added white noise in dB; None for a clean recording.
+        prompt: text that the decoder sees before the transcript.
+        timestamps: whether the row carries its parts' times.
+    """
+
+    id: str
+    parts: tuple[str, ...]
+    voice: Voice
+    seed: int
+    noise_db: float | None = None
+    prompt: str | None = None
+    timestamps: bool = False
+
+
+class SyntheticCorpus:
+    """Rendered panels. The same arguments give the same bytes; a second run finds them in the cache.
+
+    Args:
+        panels: split name (train, validation, test, retention/NAME) -> a Panel, or its fields as a mapping.
+        language: Whisper's code for all of them.
+        seed: of the sentences and of the voices' settings.
+        cache_dir: where rendered panels are kept; default ATTUNE_CACHE or ~/.cache/attune.
+    """
+
+    def __init__(
+        self,
+        panels: Mapping[str, Panel | Mapping[str, Any]],
+        language: str = "en",
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ):
+        self.panels = {name: panel if isinstance(panel, Panel) else Panel(**panel) for name, panel in panels.items()}
+        self.language = language
+        self.seed = seed
+        self.cache_dir = Path(cache_dir or os.environ.get("ATTUNE_CACHE") or Path.home() / ".cache" / "attune")
+
+    def splits(self) -> dict[str, Dataset]:
+        return {name: self._load(name, panel) for name, panel in self.panels.items()}
+
+    def _load(self, name: str, panel: Panel) -> Dataset:
+        key = json.dumps(self._key(name, panel), sort_keys=True)
+        folder = self.cache_dir / "speech" / hashlib.sha256(key.encode()).hexdigest()[:16]
+        if not folder.is_dir():
+            render(self._plan(name, panel), self.language, folder)
+        return Dataset.load_from_disk(str(folder))
+
+    def _key(self, name: str, panel: Panel) -> list[Any]:
+        return [RENDERING, name, asdict(panel), self.language, self.seed]
+
+    def _plan(self, name: str, panel: Panel) -> list[Utterance]:
+        return plan_panel(name, panel, self.seed)
+
+
+def plan_panel(name: str, panel: Panel, seed: int) -> list[Utterance]:
+    """Who says what: sentences go round the speakers in turn, each speaker with a rate and a pitch of its own."""
+    rng = random.Random(f"{seed} {name}")
+    speakers = [Voice(accent, variant) for accent in panel.accents for variant in panel.variants]
+    rng.shuffle(speakers)
+    settings = [(rng.randint(*panel.words_per_minute), rng.randint(*panel.pitch)) for _ in speakers]
+    sentences = draw_sentences(panel.utterances, seed=rng.randrange(2**31), split=panel.split)
+    planned = []
+    for index, sentence in enumerate(sentences):
+        speaker, (rate, pitch) = speakers[index % len(speakers)], settings[index % len(speakers)]
+        voice = Voice(speaker.accent, speaker.variant, rate + rng.randint(-8, 8), pitch + rng.randint(-3, 3))
+        noise_db = rng.uniform(*panel.noise_db) if panel.noise_db else None
+        planned.append(Utterance(f"{name.replace('/', '-')}-{index:05d}", (sentence,), voice, index, noise_db))
+    return planned
+
+
+def render(utterances: Sequence[Utterance], language: str, folder: Path) -> None:
+    """Speak the utterances on all cores and leave them in `folder`, as a dataset of the schema."""
+    chunks = [utterances[i : i + CHUNK] for i in range(0, len(utterances), CHUNK)]
+
+    def rows() -> Iterator[dict[str, Any]]:
+        with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+            for chunk in pool.map(_speak_chunk, chunks):
+                yield from ({**OPTIONAL, "segments": [], "language": language, **row} for row in chunk)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_suffix(f".{os.getpid()}")
+    dataset = Dataset.from_generator(rows, features=FEATURES, cache_dir=str(partial / "build"))
+    dataset.save_to_disk(str(partial / "ready"))
+    try:
+        (partial / "ready").rename(folder)
+    except OSError:
+        if not folder.is_dir():  # another run rendered the same panel meanwhile: then ours is not needed
+            raise
+
+
+def _speak_chunk(chunk: Sequence[Utterance]) -> list[dict[str, Any]]:
+    torch.set_num_threads(1)  # one process a core: more threads would only wait for each other
+    return [_speak_row(utterance) for utterance in chunk]
+
+
+def _speak_row(utterance: Utterance) -> dict[str, Any]:
+    rng = random.Random(f"{utterance.seed} {utterance.id}")
+    waveform, segments = _speak_parts(utterance, rng) if utterance.parts else (make_non_speech(rng), [])
+    if utterance.noise_db is not None and utterance.parts:
+        waveform = add_white_noise(waveform, utterance.noise_db, utterance.seed)
+    return {
+        "id": utterance.id,
+        "audio": {"path": None, "bytes": encode_wav(waveform)},
+        "text": " ".join(part["text"] for part in segments),
+        "speaker": utterance.voice.name,
+        "duration_s": waveform.shape[0] / SAMPLE_RATE_HZ,
+        "prompt": utterance.prompt,
+        "segments": segments if utterance.timestamps else [],
+        "place": f"rendered, {utterance.voice}",
+    }
+
+
+def _speak_parts(utterance: Utterance, rng: random.Random) -> tuple[Float[Tensor, "sample"], list[dict[str, Any]]]:
+    """The parts one after the other, as many as Whisper's window holds, and where each of them lies."""
+    pieces: list[Tensor] = []
+    segments: list[dict[str, Any]] = []
+    length = 0
+    for text in utterance.parts:
+        pause = int(SAMPLE_RATE_HZ * rng.uniform(0.0, 0.6)) if utterance.timestamps or length else 0
+        spoken = speak(text, utterance.voice)
+        if segments and length + pause + spoken.shape[0] > WINDOW_S * SAMPLE_RATE_HZ:
+            break
+        start = length + pause
+        length = start + spoken.shape[0]
+        pieces += [torch.zeros(pause), spoken]
+        segments.append({"start_s": start / SAMPLE_RATE_HZ, "end_s": length / SAMPLE_RATE_HZ, "text": text})
+    return torch.cat(pieces), segments
+
+
+def make_non_speech(rng: random.Random) -> Float[Tensor, "sample"]:
+    """One to eight seconds in which nobody speaks: coloured noise, sometimes with a hum, at any loudness."""
+    count = int(SAMPLE_RATE_HZ * rng.uniform(1.0, 8.0))
+    generator = torch.Generator().manual_seed(rng.randrange(2**31))
+    spectrum = torch.fft.rfft(torch.randn(count, generator=generator))
+    colour = rng.uniform(0.0, 1.0)  # 0 is white, 0.5 pink, 1 brown
+    noise = torch.fft.irfft(spectrum / torch.arange(1, spectrum.shape[0] + 1).pow(colour), n=count)
+    noise = noise / noise.abs().max()
+    if rng.random() < 0.4:
+        time_s = torch.arange(count) / SAMPLE_RATE_HZ
+        noise = noise + rng.uniform(0.2, 1.0) * torch.sin(2 * torch.pi * rng.uniform(50, 2000) * time_s)
+    return noise / noise.abs().max() * 10 ** rng.uniform(-2.5, -0.2)
+
+
+def add_white_noise(waveform: Float[Tensor, "sample"], snr_db: float, seed: int) -> Float[Tensor, "sample"]:
+    """Gaussian noise at a signal-to-noise ratio, over the whole utterance, in dB."""
+    noise = torch.randn(waveform.shape, generator=torch.Generator().manual_seed(seed))
+    return waveform + noise * waveform.square().mean().sqrt() * 10 ** (-snr_db / 20)

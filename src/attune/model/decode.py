@@ -1,0 +1,130 @@
+"""Batched greedy decoding from encoder states, at any audio context."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import EncoderDecoderCache
+
+from attune.audio.waveform import SAMPLE_RATE_HZ
+from attune.model.whisper import Whisper
+
+TOKENS_PER_S = 12  # nobody speaks faster; a decoder that loops would otherwise run to 448
+TOKENS_AT_LEAST = 16
+DROP_BELOW = 0.75  # finished rows leave the batch once this share is left: each cut copies the cache
+
+
+def cap_tokens(lengths: Int[Tensor, "batch"]) -> list[int]:
+    """How many new tokens an utterance can need: 12 a second of audio, plus 16. `lengths` are in samples."""
+    return [TOKENS_AT_LEAST + int(TOKENS_PER_S * length / SAMPLE_RATE_HZ) for length in lengths.tolist()]
+
+
+@torch.no_grad()
+def decode_greedily(
+    whisper: Whisper,
+    states: Float[Tensor, "batch position width"],
+    prefixes: Sequence[Sequence[int]],
+    max_new_tokens: Sequence[int],
+) -> list[list[int]]:
+    """The likeliest next token until <|endoftext|>, for each utterance.
+
+    The same tokens as transformers' `generate` with `num_beams=1`: tokens that generation_config suppresses are
+    suppressed here. Prefixes may differ in length and in language.
+
+    Args:
+        states: encoder states.
+        prefixes: what each decoder is given: prompt, start, language, task, <|notimestamps|>.
+        max_new_tokens: of each utterance, beside the prefix; never beyond the decoder's 448 positions.
+
+    Returns:
+        The new ids of each utterance, <|endoftext|> left out.
+    """
+    run = _Run(whisper, states, prefixes, max_new_tokens)
+    while run.rows.numel():
+        run.step()
+    return run.found
+
+
+class _Run:
+    """The rows that are still being decoded, and what was found for all of them."""
+
+    def __init__(
+        self,
+        whisper: Whisper,
+        states: Float[Tensor, "batch position width"],
+        prefixes: Sequence[Sequence[int]],
+        max_new_tokens: Sequence[int],
+    ):
+        self.whisper = whisper
+        self.states = states
+        self.found: list[list[int]] = [[] for _ in prefixes]
+        self.rows = torch.arange(len(prefixes), device=states.device)
+        longest = max(map(len, prefixes))
+        room = whisper.tokens.max_tokens - longest
+        self.limits = torch.tensor([min(limit, room) for limit in max_new_tokens], device=states.device)
+        self.inputs, self.attention_mask = self._pad_left(prefixes, longest)
+        self.positions = (self.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        self.is_padded = bool((self.attention_mask == 0).any())
+        self.alive = torch.ones_like(self.rows, dtype=torch.bool)
+        self.cache: EncoderDecoderCache | None = None
+        self.made = 0
+
+    def _pad_left(
+        self, prefixes: Sequence[Sequence[int]], longest: int
+    ) -> tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"]]:
+        end = self.whisper.tokens.end_of_text
+        ids = [[end] * (longest - len(prefix)) + list(prefix) for prefix in prefixes]
+        mask = [[0] * (longest - len(prefix)) + [1] * len(prefix) for prefix in prefixes]
+        return torch.tensor(ids, device=self.states.device), torch.tensor(mask, device=self.states.device)
+
+    def step(self) -> None:
+        """One more token for every row that is left."""
+        output = self.whisper.network.model.decoder(
+            input_ids=self.inputs,
+            attention_mask=self.attention_mask if self.is_padded else None,  # None is the faster kernel
+            position_ids=self.positions,
+            encoder_hidden_states=self.states,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache = output.past_key_values
+        logits = self.whisper.project(output.last_hidden_state[:, -1]).float()
+        tokens = self._suppress(logits).argmax(dim=-1)
+        self.made += 1
+        self.alive &= tokens != self.whisper.tokens.end_of_text
+        self._keep(tokens, self.alive)
+        self.alive &= self.limits > self.made
+        self._continue(tokens)
+
+    def _suppress(self, logits: Float[Tensor, "batch vocabulary"]) -> Float[Tensor, "batch vocabulary"]:
+        config = self.whisper.network.generation_config
+        banned = list(config.suppress_tokens or [])
+        if self.made == 0:
+            banned += list(getattr(config, "begin_suppress_tokens", None) or [])
+        if banned:
+            logits[:, banned] = -torch.inf
+        return logits
+
+    def _keep(self, tokens: Int[Tensor, "batch"], alive: Bool[Tensor, "batch"]) -> None:
+        for row, token, is_alive in zip(self.rows.tolist(), tokens.tolist(), alive.tolist(), strict=True):
+            if is_alive:
+                self.found[row].append(token)
+
+    def _continue(self, tokens: Int[Tensor, "batch"]) -> None:
+        """Make the next step's input; rows that are finished leave once enough of them are."""
+        one = self.attention_mask.new_ones(len(tokens), 1)
+        self.inputs, self.positions = tokens[:, None], self.positions[:, -1:] + 1
+        self.attention_mask = torch.cat([self.attention_mask, one], dim=1)
+        share = self.alive.float().mean().item()
+        if share == 0:
+            self.rows = self.rows[:0]
+        elif share < DROP_BELOW:
+            self._drop(self.alive.nonzero()[:, 0])
+
+    def _drop(self, kept: Int[Tensor, "kept"]) -> None:
+        names = ("rows", "states", "limits", "inputs", "positions", "attention_mask", "alive")
+        for name in names:
+            setattr(self, name, getattr(self, name)[kept])
+        if self.cache is not None:
+            self.cache.batch_select_indices(kept)

@@ -1,0 +1,111 @@
+"""What a fine-tuning type is, and what all of them need.
+
+A type is one file here and one YAML in configs/finetune. It changes a network in place, once, after loading and before the
+optimiser exists, and leaves `requires_grad` true on exactly what learns. `_target_` in the YAML is the registry.
+"""
+
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+from transformers import WhisperForConditionalGeneration
+
+from attune.errors import InputError
+
+
+class FineTuning(Protocol):
+    """The one method that every type has.
+
+    `rate_factor` multiplies the default learning rate of the model's size.
+    """
+
+    rate_factor: float
+
+    def apply(self, network: WhisperForConditionalGeneration) -> None: ...
+
+
+@runtime_checkable
+class Mergeable(Protocol):
+    """A type whose additions can be folded into plain Whisper weights, for export."""
+
+    def merge(self, network: WhisperForConditionalGeneration) -> None: ...
+
+
+def freeze(network: nn.Module) -> None:
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+
+
+def unfreeze_matching(network: nn.Module, patterns: Iterable[str]) -> None:
+    """Let the parameters learn whose names match a pattern: `model.encoder.layers.*`, `*.bias`.
+
+    The encoder's sinusoidal positions are a constant and never learn.
+
+    Raises:
+        InputError: a pattern matches no parameter; the message lists the nearest names.
+    """
+    named = dict(network.named_parameters())
+    for pattern in patterns:
+        matched = [name for name in named if fnmatchcase(name, pattern)]
+        if not matched:
+            near = get_close_matches(pattern.replace("*", ""), named, n=4, cutoff=0.2)
+            raise InputError(
+                f"finetune: the pattern {pattern!r} matches no parameter. Nearest names: {', '.join(near)}. "
+                "Patterns are shell-like: model.encoder.layers.0.*, *.encoder_attn.*, *.bias."
+            )
+        for name in matched:
+            named[name].requires_grad_(not is_constant(name))
+
+
+def is_constant(name: str) -> bool:
+    """Whether a parameter is no weight in truth: Whisper's encoder positions are fixed sinusoids."""
+    return name.endswith("encoder.embed_positions.weight")
+
+
+def parameter_groups(
+    finetune: FineTuning, network: nn.Module, weight_decay: float
+) -> list[dict[str, Any]]:
+    """The optimiser's groups: matrices with weight decay; biases, norms and positions without.
+
+    Raises:
+        InputError: nothing learns.
+    """
+    if hasattr(finetune, "parameter_groups"):
+        return finetune.parameter_groups(network)  # type: ignore[attr-defined]
+    learning = list(_learning(network))
+    if not learning:
+        raise InputError(f"finetune: {type(finetune).__name__} lets no parameter learn.")
+    matrices = [parameter for name, parameter in learning if _decays(name, parameter)]
+    vectors = [parameter for name, parameter in learning if not _decays(name, parameter)]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def count_parameters(network: nn.Module, before: int) -> dict[str, int]:
+    """Total, trainable and added parameters; `before` is the total ahead of `apply`."""
+    total = sum(parameter.numel() for parameter in network.parameters())
+    trainable = sum(parameter.numel() for _, parameter in _learning(network))
+    return {"total": total, "trainable": trainable, "added": total - before}
+
+
+def _learning(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad)
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim >= 2 and "embed_positions" not in name
+
+
+def apply_finetuning(finetune: FineTuning, network: WhisperForConditionalGeneration) -> dict[str, int]:
+    """Change the network, and count its parameters."""
+    before = sum(parameter.numel() for parameter in network.parameters())
+    finetune.apply(network)
+    return count_parameters(network, before)
+
+
+def merge_additions(finetune: FineTuning, network: WhisperForConditionalGeneration) -> None:
+    """Fold what the type added into plain Whisper weights, where it can be."""
+    if isinstance(finetune, Mergeable):
+        finetune.merge(network)

@@ -1,0 +1,177 @@
+"""Load a Whisper; run it at any audio context; the names by which its parts are addressed."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
+
+from attune.audio.log_mel import LogMel
+from attune.errors import InputError
+from attune.text.tokens import Tokens
+
+FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer.json or vocab.json")
+NANO = "nano"  # the embedded model; any other name is a folder or a name on the hub
+NANO_FOLDER = Path(__file__).parents[1] / "assets" / "nano"
+
+
+class Whisper(nn.Module):
+    """A Whisper that listens to waveforms, at any audio context.
+
+    Args:
+        network: transformers' model. Fine-tuning types change it in place; its parts keep transformers' names, such as
+            `model.encoder.layers.0.self_attn.q_proj`.
+        tokens: its tokenizer.
+    """
+
+    def __init__(self, network: WhisperForConditionalGeneration, tokens: Tokens):
+        super().__init__()
+        self.network = network
+        self.tokens = tokens
+        self.log_mel = LogMel(network.config.num_mel_bins)
+
+    def encode(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch position width"]:
+        """Waveforms of positions * 320 samples -> encoder states. At 1500 positions, bit for bit transformers' encoder."""
+        return encode(self.network, self.log_mel(waveform))
+
+    def decode(
+        self, states: Float[Tensor, "batch position width"], decoder_input_ids: Int[Tensor, "batch token"]
+    ) -> Float[Tensor, "batch token width"]:
+        """Teacher-forced decoder states; `project` makes logits of the positions that are needed."""
+        return self.network.model.decoder(
+            input_ids=decoder_input_ids, encoder_hidden_states=states, use_cache=False
+        ).last_hidden_state
+
+    def project(self, hidden: Float[Tensor, "*position width"]) -> Float[Tensor, "*position vocabulary"]:
+        """Decoder states -> logits over the vocabulary."""
+        return self.network.proj_out(hidden)
+
+
+def encode(
+    network: WhisperForConditionalGeneration, log_mel: Float[Tensor, "batch mel frame"]
+) -> Float[Tensor, "batch position width"]:
+    """transformers' Whisper encoder without its demand for 3000 frames: position = frame / 2 <= 1500.
+
+    The positional embedding is cut to the window. A Whisper that was not trained at short windows hears badly in them.
+    """
+    encoder = network.model.encoder
+    hidden = nn.functional.gelu(encoder.conv1(log_mel))
+    hidden = nn.functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
+    hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+    hidden = nn.functional.dropout(hidden, p=encoder.dropout, training=encoder.training)
+    for layer in encoder.layers:
+        if not _is_dropped(encoder):
+            hidden = layer(hidden, None)
+    return encoder.layer_norm(hidden)
+
+
+def _is_dropped(encoder: nn.Module) -> bool:
+    """LayerDrop, as in transformers; every published Whisper has it at 0."""
+    return bool(encoder.training and encoder.layerdrop > 0 and torch.rand([]) < encoder.layerdrop)
+
+
+def load_tokens(name_or_path: str) -> Tokens:
+    """The tokenizer of a Whisper folder or hub name: cheap, so that data can be checked before weights are loaded.
+
+    Raises:
+        InputError: there is no Whisper at that place; the message says what is missing.
+    """
+    source = locate(name_or_path)
+    try:
+        tokenizer = WhisperTokenizer.from_pretrained(source)
+        config = WhisperConfig.from_pretrained(source)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _unreadable(name_or_path, error) from None
+    return Tokens(tokenizer, is_multilingual(source, config), config.max_target_positions)
+
+
+def load_whisper(name_or_path: str, tokens: Tokens) -> Whisper:
+    """Weights in fp32 from a folder or the hub; safetensors only, no remote code.
+
+    Raises:
+        InputError: there is no Whisper at that place, or its weights are not safetensors.
+    """
+    source = locate(name_or_path)
+    try:
+        network = WhisperForConditionalGeneration.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unreadable(name_or_path, error) from None
+    if network.generation_config is not None:
+        network.generation_config.forced_decoder_ids = None
+    return Whisper(network, tokens)
+
+
+def complete_generation_config(config: GenerationConfig | None, tokens: Tokens) -> GenerationConfig:
+    """A model's own generation config, and what `generate` needs of Whisper where it is missing."""
+    config = config or GenerationConfig()
+    needed = {
+        "is_multilingual": tokens.is_multilingual,
+        "lang_to_id": {f"<|{code}|>": index for code, index in tokens.languages.items()},
+        "task_to_id": dict(tokens.tasks),
+        "no_timestamps_token_id": tokens.no_timestamps,
+        "prev_sot_token_id": tokens.start_of_prompt,
+        "max_length": tokens.max_tokens,
+        "suppress_tokens": [],
+        "begin_suppress_tokens": [],
+        "return_timestamps": False,
+        "max_initial_timestamp_index": 50,  # 1 s: the first segment starts soon
+        "decoder_start_token_id": tokens.start,
+        "bos_token_id": tokens.end_of_text,
+        "eos_token_id": tokens.end_of_text,
+        "pad_token_id": tokens.end_of_text,
+    }
+    for name, value in needed.items():
+        if getattr(config, name, None) is None:
+            setattr(config, name, value)
+    config.forced_decoder_ids = None
+    return config
+
+
+def locate(name_or_path: str) -> str:
+    """A model's name -> what transformers can load: nano's folder, a folder, or a name on the hub."""
+    if name_or_path == NANO:
+        return str(NANO_FOLDER)
+    path = Path(name_or_path)
+    looks_like_path = path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") != 1
+    if path.is_dir():
+        _check_folder(path)
+    elif looks_like_path or path.exists():
+        raise InputError(f"model.name_or_path: there is no folder {name_or_path}. A model folder holds {', '.join(FILES)}.")
+    return name_or_path
+
+
+def _check_folder(folder: Path) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise InputError(
+            f"model.name_or_path: {folder} is no model folder: it has no config.json. It must hold {', '.join(FILES)}."
+        )
+    try:
+        kind = json.loads(config.read_text()).get("model_type")
+    except (json.JSONDecodeError, AttributeError, UnicodeDecodeError):
+        raise InputError(f"model.name_or_path: {config} is not JSON.") from None
+    if kind != "whisper":
+        raise InputError(f"model.name_or_path: {folder} holds a {kind!r} model; attune fine-tunes 'whisper' ones.")
+
+
+def is_multilingual(source: str, config: WhisperConfig) -> bool:
+    """What generation_config.json says; English-only Whispers without one have the odd vocabulary of 51864."""
+    try:
+        declared = getattr(GenerationConfig.from_pretrained(source), "is_multilingual", None)
+    except OSError:
+        declared = None
+    return config.vocab_size != 51864 if declared is None else bool(declared)
+
+
+def _unreadable(name_or_path: str, error: Exception) -> InputError:
+    logging.getLogger(__name__).debug("loading %s", name_or_path, exc_info=error)
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return InputError(
+        f"model.name_or_path={name_or_path}: no Whisper could be loaded from there: {first}\n"
+        f"Give a folder that holds {', '.join(FILES)}, or a hub name such as openai/whisper-small (needs the network)."
+    )

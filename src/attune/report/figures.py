@@ -1,0 +1,254 @@
+"""The figures of a run. Each function returns a matplotlib Figure; nothing here touches pyplot's global state."""
+
+import csv
+import textwrap
+import unicodedata
+from collections.abc import Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from attune.audio.log_mel import LogMel
+from attune.audio.waveform import FRAMES_PER_S, SAMPLE_RATE_HZ
+from attune.report.record import Panel, RunRecord, format_percent
+
+DPI = 150
+# Okabe and Ito (2008): distinct under every common colour blindness, and chosen here to differ in lightness too.
+BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
+ERROR_COLOURS = {"substitutions": BLUE, "deletions": ORANGE, "insertions": PURPLE}
+_PANEL_COLOURS = (ORANGE, GREEN, PURPLE, SKY)
+_INK, _MUTED, _GRID = "#222222", "#6b6b6b", "#e4e4e4"
+# A transcript may stand in any script: every family that this machine has is tried, glyph by glyph.
+_SCRIPTS = ("Arabic", "Hebrew", "Devanagari", "Bengali", "Tamil", "Thai", "CJK JP", "CJK SC", "CJK KR")
+_SYSTEM_FAMILIES = ("Arial Unicode MS", "Nirmala UI", "Leelawadee UI", "Microsoft YaHei", "Malgun Gothic")
+_WANTED = ("DejaVu Sans", *(f"Noto Sans {script}" for script in _SCRIPTS), *_SYSTEM_FAMILIES)
+_FAMILIES = [family for family in _WANTED if family in font_manager.get_font_names()]
+
+_STYLE: dict[Any, Any] = {
+    "font.family": _FAMILIES,
+    "font.size": 9.5,
+    "text.color": _INK,
+    "text.parse_math": False,  # a transcript or a panel's name may hold a dollar sign
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": "#9a9a9a",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "figure.constrained_layout.use": True,
+}
+
+Curve = tuple[np.ndarray, np.ndarray]  # optimiser steps, values
+
+
+def read_curves(metrics: Path) -> dict[str, Curve]:
+    """Lightning's metrics.csv -> {key: (steps, values)}; its table is sparse, and only what was logged is kept."""
+    if not metrics.is_file():
+        return {}
+    points: dict[str, list[tuple[float, float]]] = {}
+    with metrics.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            for key, cell in row.items():
+                if key and cell and row.get("step") and key not in ("step", "epoch"):
+                    points.setdefault(key, []).append((float(row["step"] or 0), float(cell)))
+    return {key: _to_curve(values) for key, values in points.items()}
+
+
+@matplotlib.rc_context(_STYLE)
+def plot_learning_curves(metrics: Path, loss_unit: str = "nats per token") -> Figure | None:
+    """Loss above, validation WER below, against the optimiser's steps; None if the run logged neither.
+
+    Args:
+        metrics: Lightning's metrics.csv, with the columns step, train/loss, val/loss, val/wer, val/wer/PANEL.
+        loss_unit: what one unit of the loss is; an objective other than cross-entropy says its own.
+    """
+    curves = read_curves(metrics)
+    wer = {key: curve for key, curve in curves.items() if key.startswith("val/wer")}
+    losses = {key: curves[key] for key in ("train/loss", "val/loss") if key in curves}
+    if not wer and not losses:
+        return None
+    parts = [part for part in (losses, wer) if part]
+    figure = Figure(figsize=(7.2, 2.5 * len(parts)))
+    axes = figure.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0]
+    if losses:
+        _draw_losses(axes[0], losses, loss_unit)
+    if wer:
+        _draw_wer(axes[-1], wer)
+    axes[-1].set_xlabel("Optimiser step")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def plot_error_types(record: RunRecord) -> Figure | None:
+    """Substitutions, deletions and insertions per 100 reference words, before and after; None if nothing was scored.
+
+    The length of a bar is the panel's WER in %.
+    """
+    bars = [
+        (panel, moment, scores[panel])
+        for panel in dict.fromkeys([*record.baseline, *record.result])
+        for moment, scores in (("before", record.baseline), ("after", record.result))
+        if scores.get(panel, {}).get("words")
+    ]
+    if not bars:
+        return None
+    figure = Figure(figsize=(7.2, 1.25 + 0.36 * len(bars)))
+    axes = figure.subplots()
+    _draw_bars(axes, bars)
+    axes.set_xlabel("Errors per 100 reference words")
+    figure.legend(loc="outside upper left", ncols=3, handlelength=1.1)
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def plot_log_mel(
+    waveform: Float[Tensor, "sample"],
+    reference: str,
+    hypothesis: str,
+    n_mels: int = 80,
+    window_s: float | None = None,
+) -> Figure:
+    """What the encoder hears of one utterance, with what was said and what was recognised.
+
+    Args:
+        waveform: one utterance, 16 kHz.
+        n_mels: mel channels of the model, 80 or 128.
+        window_s: the window that the model was given, in seconds; longer than the audio, it is filled with silence.
+    """
+    audio_s = waveform.shape[-1] / SAMPLE_RATE_HZ
+    padding = max(0, round((window_s or 0.0) * SAMPLE_RATE_HZ) - waveform.shape[-1])
+    with torch.no_grad():
+        log_mel = LogMel(n_mels)(torch.nn.functional.pad(waveform.cpu(), (0, padding))[None])[0]
+    figure = Figure(figsize=(7.2, 3.2))
+    axes = figure.subplots()
+    extent = (0.0, log_mel.shape[-1] / FRAMES_PER_S, 0.0, float(n_mels))
+    image = axes.imshow(log_mel.numpy(), origin="lower", aspect="auto", cmap="magma", extent=extent)
+    figure.colorbar(image, pad=0.02, label="Log-mel (log₁₀ power / 4 + 1)").outline.set_visible(False)
+    _mark_end(axes, audio_s, extent[1])
+    axes.set(xlabel="Time (s)", ylabel="Mel channel")
+    axes.set_title(f"{_fill('Reference', reference)}\n{_fill('Hypothesis', hypothesis)}", fontsize=9)
+    axes.grid(False)
+    return figure
+
+
+def save_figures(folder: Path, figures: Mapping[str, Figure | None]) -> list[Path]:
+    """Write figures/NAME.png into a run folder, at 150 dpi; a figure that is None had nothing to show."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        if figure is not None:
+            paths.append(folder / "figures" / f"{name}.png")
+            with matplotlib.rc_context(_STYLE):
+                figure.savefig(paths[-1], dpi=DPI, facecolor="white")
+    return paths
+
+
+def _to_curve(points: list[tuple[float, float]]) -> Curve:
+    steps, values = np.array(sorted(points, key=lambda point: point[0])).T
+    return steps, values
+
+
+def _draw_losses(axes: Axes, losses: dict[str, Curve], unit: str) -> None:
+    if "train/loss" in losses:
+        steps, values = losses["train/loss"]
+        width = max(1, len(values) // 25)
+        axes.plot(steps, values, color=SKY, linewidth=0.8, alpha=0.65 if width > 1 else 0)
+        label = f"training, mean of {width} points" if width > 1 else "training"
+        axes.plot(steps, _smooth(values, width), color=BLUE, label=label)
+    if "val/loss" in losses:
+        axes.plot(*losses["val/loss"], color=RED, marker="o", markersize=4, label="validation")
+    axes.set_ylabel(f"Loss ({unit})")
+    axes.legend()
+
+
+def _draw_wer(axes: Axes, wer: dict[str, Curve]) -> None:
+    """The target's WER in red, and dotted where it began; dashed, the panels that should not be forgotten."""
+    if "val/wer" in wer:
+        steps, values = wer["val/wer"]
+        axes.plot(steps, 100 * values, color=RED, marker="o", markersize=4, label="target", zorder=3)
+        if steps[0] == 0:
+            label = f"target, untouched model: {format_percent(values[0])}"
+            axes.axhline(100 * values[0], color=_MUTED, linestyle=":", linewidth=1.4, label=label)
+    for colour, key in zip(cycle(_PANEL_COLOURS), sorted(wer.keys() - {"val/wer"}), strict=False):
+        steps, values = wer[key]
+        label = key.removeprefix("val/wer/")
+        axes.plot(steps, 100 * values, "--", color=colour, marker="s", markersize=3.5, label=label)
+    axes.set_ylabel("Validation WER (%)")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+
+
+def _smooth(values: np.ndarray, width: int) -> np.ndarray:
+    """Centred running mean; at both ends over the points there are, so that the curve neither lags nor sags."""
+    kernel = np.ones(width)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
+
+
+def _draw_bars(axes: Axes, bars: list[tuple[str, str, Panel]]) -> None:
+    panels = list(dict.fromkeys(panel for panel, _, _ in bars))
+    # Half a bar of air between two panels, none within one.
+    heights = np.array([index + 0.5 * panels.index(panel) for index, (panel, _, _) in enumerate(bars)])
+    left = np.zeros(len(bars))
+    for kind, colour in ERROR_COLOURS.items():
+        rates = np.array([100 * scores[kind] / scores["words"] for _, _, scores in bars])
+        axes.barh(heights, rates, 0.86, left, color=colour, edgecolor="white", linewidth=0.7, label=kind)
+        left += rates
+    for height, total in zip(heights, left, strict=True):
+        axes.annotate(f"{total:.1f}", (total, height), (4, 0), textcoords="offset points", va="center", fontsize=9)
+    labels = [f"{panel}   {moment}" if moment == "before" else moment for panel, moment, _ in bars]
+    axes.set_yticks(heights, labels)
+    axes.tick_params(axis="y", length=0, labelcolor=_INK)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(0, 1.1 * max(left.max(), 1.0))
+    axes.invert_yaxis()
+
+
+def _mark_end(axes: Axes, audio_s: float, window_s: float) -> None:
+    axes.axvline(audio_s, color="white", linestyle="--", linewidth=1.3)
+    # The label stands on the side that has room.
+    after = audio_s < 0.75 * window_s
+    axes.annotate(
+        f"end of audio, {audio_s:.2f} s",
+        (audio_s, 0.94),
+        (6 if after else -6, 0),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="left" if after else "right",
+        va="top",
+        color="white",
+        fontsize=9,
+    )
+
+
+def _fill(label: str, transcript: str) -> str:
+    """At most two lines; a script without spaces is broken anywhere, and its letters are twice as wide."""
+    if not _is_drawable(transcript):
+        transcript = "(no font on this machine has its letters; report.html shows it)"
+    wide = any(unicodedata.east_asian_width(letter) in "WF" for letter in transcript)
+    text = f"{label}: {transcript.strip() or '(nothing)'}"
+    return textwrap.fill(text, 42 if wide else 84, max_lines=2, placeholder=" …", subsequent_indent="    ")
+
+
+def _is_drawable(text: str) -> bool:
+    """Whether some font has each letter; matplotlib draws a box and warns, once a letter, where none has."""
+    fonts = [font_manager.get_font(font_manager.findfont(family)) for family in _FAMILIES]
+    return all(any(font.get_char_index(ord(letter)) for font in fonts) for letter in set(text) if not letter.isspace())

@@ -1,0 +1,123 @@
+"""The beginning and the end of a run, as a person meets them: what will happen, what came of it, where it lies."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from rich.console import Console
+from torch import Tensor
+
+from attune.data.module import SpeechDataModule
+from attune.report.figures import plot_error_types, plot_learning_curves, plot_log_mel, save_figures
+from attune.report.record import (
+    RunRecord,
+    collect_git,
+    collect_versions,
+    read_predictions,
+    predictions_path,
+    result_table,
+    write_predictions,
+    write_record,
+)
+from attune.report.run_page import choose_utterances, summarise, write_run_page
+from attune.train.scoring import Scores, sum_seconds
+
+Waveforms = dict[tuple[str, str], Float[Tensor, "sample"]]
+
+
+def start_record(config: Mapping[str, Any], parameters: dict[str, int], data: SpeechDataModule) -> RunRecord:
+    """What is known before the first step."""
+    return RunRecord(
+        name=config["name"],
+        seed=config["seed"],
+        config=dict(config),
+        git=collect_git(Path.cwd()),
+        versions=collect_versions(),
+        parameters=parameters,
+        context=data.context.name,
+        rejected=dict(Counter(rejection.reason.split(":")[0] for rejection in data.rejections)),
+    )
+
+
+@contextmanager
+def keep_record(record: RunRecord, folder: Path) -> Iterator[None]:
+    """run.json exists from the first moment and says how the run ended, however it ended."""
+    write_record(record, folder)
+    try:
+        yield
+        record.status = "finished"
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        record.status = "interrupted" if interrupted else "failed"
+        record.error = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        write_record(record, folder)
+
+
+def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, folder: Path, rate: float) -> None:
+    """What is about to be done, in four lines."""
+    hours = {name: sum(split["duration_s"]) / 3600 for name, split in data.splits.items()}
+    counts = ", ".join(f"{name} {len(split)} ({hours[name]:.2f} h)" for name, split in data.splits.items())
+    learning = record.parameters
+    console.print(f"[bold]{record.name}[/bold]  seed {record.seed}, context {record.context}, in {folder}", highlight=False)
+    console.print(f"utterances: {counts}", highlight=False)
+    if data.rejections:
+        console.print(f"[yellow]set aside: {len(data.rejections)} unusable utterances, see {folder / 'rejected.csv'}[/yellow]")
+    console.print(
+        f"parameters: {learning['trainable']:,} of {learning['total']:,} learn, {learning['added']:,} added; "
+        f"peak learning rate {rate:.3g}",
+        highlight=False,
+    )
+
+
+def finish_report(
+    folder: Path, record: RunRecord, untouched: Scores, tuned: Scores, data: SpeechDataModule
+) -> list[tuple[str, str, str, str, Tensor]]:
+    """Write predictions, figures and report.html; return (id, reference, before, after, waveform) of the shown ones."""
+    record.baseline = {name: asdict(panel) for name, panel in untouched.panels.items()}
+    record.result = {name: asdict(panel) for name, panel in tuned.panels.items()}
+    record.evaluate = sum_seconds(tuned.panels)
+    for panel, predictions in tuned.predictions.items():
+        write_predictions(folder, panel, untouched.predictions[panel], predictions)
+    waveforms = _collect_waveforms(folder, record, data)
+    write_record(record, folder)
+    _draw(folder, record, waveforms)
+    write_run_page(folder, waveforms)
+    rows = {row.id: row for row in read_predictions(predictions_path(folder, "test"))}
+    shown = [(rows[id], waveform) for (panel, id), waveform in waveforms.items() if panel == "test"]
+    return [(row.id, row.reference, row.before, row.after, waveform) for row, waveform in shown]
+
+
+def print_result(console: Console, record: RunRecord, folder: Path) -> None:
+    """One table, one sentence, and where to look."""
+    console.print(result_table(record))
+    console.print(summarise(record), highlight=False)
+    console.print(f"report: {folder / 'report.html'}   model: {folder / 'model'}", highlight=False, soft_wrap=True)
+
+
+def _collect_waveforms(folder: Path, record: RunRecord, data: SpeechDataModule) -> Waveforms:
+    """The audio of exactly the utterances that the page shows."""
+    waveforms: Waveforms = {}
+    for panel in record.result:
+        chosen = choose_utterances(read_predictions(predictions_path(folder, panel)))
+        for row in (row for rows in chosen.values() for row in rows):
+            waveforms[panel, row.id] = data.waveform(panel.split("@")[0], row.id)
+    return waveforms
+
+
+def _draw(folder: Path, record: RunRecord, waveforms: Waveforms) -> None:
+    rows = {row.id: row for row in read_predictions(predictions_path(folder, "test"))}
+    figures = {
+        "learning_curves": plot_learning_curves(folder / "metrics.csv"),
+        "error_types": plot_error_types(record),
+    }
+    first = next(((id, waveform) for (panel, id), waveform in waveforms.items() if panel == "test"), None)
+    if first:
+        row = rows[first[0]]
+        figures["log_mel"] = plot_log_mel(first[1], row.reference, row.after)
+    save_figures(folder, figures)

@@ -1,0 +1,323 @@
+"""The run's record: run.json, predictions/*.csv, and the table at the end of a run.
+
+A panel is a set of utterances that is scored before and after: `test` (the target), `test@full` (the same utterances in
+Whisper's whole 30 s window) or `retention/NAME` (something that should not be forgotten).
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, astuple, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from attune.errors import InputError
+from attune.score.metrics import Prediction, count_word_errors
+from attune.text.normalise import normalise
+
+SCHEMA_VERSION = 1
+PACKAGES = ("attune", "torch", "torchaudio", "transformers", "lightning", "peft", "datasets", "torchmetrics")
+# What makes Excel or LibreOffice take a cell for a formula (OWASP, "CSV injection"), full-width forms included.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+
+Panel = dict[str, Any]  # a PanelScore as a dict; a number that does not exist is None
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """run.json. Rates are fractions, durations are seconds, memory is 10^9 bytes; `baseline` is the untouched model."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    seed: int
+    config: dict[str, Any]
+    git: dict[str, Any] | None = None  # commit, dirty
+    versions: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)  # total, trainable, added
+    context: str = "full"
+    baseline: dict[str, Panel] = field(default_factory=dict)
+    result: dict[str, Panel] = field(default_factory=dict)
+    # steps, seconds, utterances_per_second, audio_seconds_per_second, peak_memory_gb, mfu, first_step_after_s
+    train: dict[str, float | None] = field(default_factory=dict)
+    evaluate: dict[str, float | None] = field(default_factory=dict)  # seconds, utterances_per_second
+    rejected: dict[str, int] = field(default_factory=dict)  # reason: utterances
+    status: Literal["running", "finished", "failed", "interrupted"] = "running"
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class PredictionRow:
+    """One utterance before and after fine-tuning. Texts are raw; words and errors are counted on normalised text."""
+
+    id: str
+    speaker: str | None
+    language: str | None
+    duration_s: float
+    reference: str
+    before: str
+    after: str
+    words: int
+    errors_before: int
+    errors_after: int
+
+
+def write_record(record: RunRecord, folder: Path) -> Path:
+    """Write run.json, atomically: whoever reads it meets the old record or the new one, never half of one."""
+    text = json.dumps(_to_json(asdict(record)), indent=2, ensure_ascii=False, allow_nan=False)
+    return write_atomically(folder / "run.json", text + "\n")
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read the record of a run folder.
+
+    Raises:
+        InputError: run.json is missing, is not JSON, or has another schema than this attune writes.
+    """
+    path = folder / "run.json"
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} is not a run: it holds no run.json. Accepted: a folder train.py wrote.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}. Accepted: the run.json that train.py wrote.") from None
+    _check_schema(path, content)
+    return RunRecord(**content)
+
+
+def write_predictions(folder: Path, panel: str, before: list[Prediction], after: list[Prediction]) -> Path:
+    """Write predictions/PANEL.csv: one row an utterance, before beside after, in the order of `after`.
+
+    UTF-8 with a byte order mark, without which Excel garbles every script but Latin. A text that a spreadsheet would
+    run as a formula ("=1+1", "-5", "@home") gets a leading apostrophe; `read_predictions` takes it off again. A
+    repeated id counts once, as in `score_panel`.
+
+    Raises:
+        ValueError: `before` and `after` are not the same utterances.
+    """
+    # Reversed, so that the first of each id is the one that stays.
+    earlier, later = ({each.id: each for each in reversed(moment)} for moment in (before, after))
+    if earlier.keys() != later.keys():
+        odd = sorted(earlier.keys() ^ later.keys())
+        raise ValueError(f"panel {panel}: before and after must be the same utterances; only one of them has {odd[:5]}")
+    buffer = io.StringIO(newline="")
+    table = csv.writer(buffer)
+    table.writerow(column.name for column in fields(PredictionRow))
+    for identifier in dict.fromkeys(prediction.id for prediction in after):
+        row = _to_row(earlier[identifier], later[identifier])
+        table.writerow(_defuse(cell) if isinstance(cell, str) else cell for cell in astuple(row))
+    return write_atomically(predictions_path(folder, panel), "\ufeff" + buffer.getvalue())
+
+
+def read_predictions(path: Path) -> list[PredictionRow]:
+    """Read a predictions/*.csv; every text comes back exactly as the model or the corpus gave it.
+
+    Raises:
+        InputError: the file is missing, or is not a table with these columns.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [_read_row(cells) for cells in csv.DictReader(file, strict=True)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        columns = ", ".join(column.name for column in fields(PredictionRow))
+        raise InputError(
+            f"{path} cannot be read as predictions: {error!r}. Accepted: UTF-8 CSV with the columns {columns}."
+        ) from None
+
+
+def predictions_path(folder: Path, panel: str) -> Path:
+    """Where a panel's predictions lie in a run folder: `retention/us` -> predictions/retention-us.csv."""
+    return folder / "predictions" / (re.sub(r"[^\w@.-]", "-", panel) + ".csv")
+
+
+def collect_versions() -> dict[str, str]:
+    """The versions that decide what a run computes; "not installed" where a package is absent."""
+    return {"python": platform.python_version()} | {package: _find_version(package) for package in PACKAGES}
+
+
+def collect_git(folder: Path) -> dict[str, Any] | None:
+    """Commit of the repository around `folder`, and whether its files differ from it; None where there is no commit.
+
+    `dirty` is true as well where git did not say: a record may not claim more than is known.
+    """
+    commit = _ask_git(folder, "rev-parse", "HEAD")
+    status = _ask_git(folder, "status", "--porcelain") if commit else None
+    return {"commit": commit, "dirty": status != ""} if commit else None
+
+
+def result_table(record: RunRecord) -> Table:
+    """One row a panel: WER in % with its 95 % interval, before and after. In 80 columns the interval wraps."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=_describe_interval(record))
+    table.add_column("panel", overflow="fold", no_wrap=True)
+    for heading in ("utts", "words"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("WER % before", "WER % after"):
+        table.add_column(heading, justify="right")
+    table.add_column("change", justify="right", no_wrap=True)
+    table.add_column("S/D/I after", justify="right", no_wrap=True)
+    for name in dict.fromkeys([*record.baseline, *record.result]):
+        table.add_row(Text(name), *_to_cells(record.baseline.get(name, {}), record.result.get(name, {})))
+    return table
+
+
+def compute_change(before: Panel, after: Panel) -> float | None:
+    """WER after minus WER before, a fraction: below zero is better. None where one of them does not exist."""
+    return after["wer"] - before["wer"] if _has_numbers(before.get("wer"), after.get("wer")) else None
+
+
+def is_clear(before: Panel, after: Panel) -> bool:
+    """Whether the two 95 % intervals are apart. Cautious: the utterances are the same, and a paired test sees more."""
+    earlier, later = list(before.get("wer_ci95") or ()), list(after.get("wer_ci95") or ())
+    if not _has_numbers(*earlier) or not _has_numbers(*later):
+        return False
+    return later[1] < earlier[0] or earlier[1] < later[0]
+
+
+def format_percent(fraction: float | None) -> str:
+    return f"{100 * fraction:.1f}" if fraction is not None and _has_numbers(fraction) else "n/a"
+
+
+def format_interval(panel: Panel) -> str:
+    """[lower–upper] in %, or "" where no interval was computed."""
+    interval = panel.get("wer_ci95") or ()
+    return f"[{'–'.join(map(format_percent, interval))}]" if _has_numbers(*interval) else ""
+
+
+def write_atomically(path: Path, text: str) -> Path:
+    """Write beside the file, then rename over it: a full disk or a lost power cord leaves the old file whole.
+
+    A lone surrogate, which UTF-8 cannot hold and a decoded byte-level token can be, is written as its escape.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the same folder: a rename across disks is a copy
+    try:
+        with temporary.open("wb") as file:
+            file.write(text.encode("utf-8", errors="backslashreplace"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _has_numbers(*values: float | None) -> bool:
+    """Numbers, and at least one: a rate that does not exist is NaN in memory and None in a record that was read."""
+    return bool(values) and all(value is not None and math.isfinite(value) for value in values)
+
+
+def _to_json(value: Any) -> Any:
+    """Only what JSON has: NaN and infinity become null, paths and other objects their text."""
+    if isinstance(value, Mapping):
+        return {str(key): _to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_to_json(item) for item in value]
+    if hasattr(value, "item"):  # a numpy or torch scalar
+        return _to_json(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _check_schema(path: Path, content: Any) -> None:
+    found = content.get("schema_version") if isinstance(content, dict) else None
+    if found != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema_version {found!r}; this attune reads {SCHEMA_VERSION}. "
+            "Read it with the attune that wrote it, or run again."
+        )
+    known = {column.name for column in fields(RunRecord)}
+    required = {"name", "seed", "config"}
+    if not required <= content.keys() <= known:
+        raise InputError(
+            f"{path} is not a record: missing {sorted(required - content.keys())}, "
+            f"unknown {sorted(content.keys() - known)}. Accepted: {', '.join(sorted(known))}."
+        )
+
+
+def _to_row(before: Prediction, after: Prediction) -> PredictionRow:
+    reference = normalise(after.reference)
+    earlier = count_word_errors(reference, normalise(before.hypothesis))
+    later = count_word_errors(reference, normalise(after.hypothesis))
+    return PredictionRow(
+        id=after.id,
+        speaker=after.speaker,
+        language=after.language,
+        duration_s=round(after.duration_s, 3),
+        reference=after.reference,
+        before=before.hypothesis,
+        after=after.hypothesis,
+        words=later.words,
+        errors_before=earlier.total,
+        errors_after=later.total,
+    )
+
+
+def _read_row(cells: dict[str, str]) -> PredictionRow:
+    return PredictionRow(
+        id=_restore(cells["id"]),
+        speaker=_restore(cells["speaker"]) or None,
+        language=_restore(cells["language"]) or None,
+        duration_s=float(cells["duration_s"]),
+        reference=_restore(cells["reference"]),
+        before=_restore(cells["before"]),
+        after=_restore(cells["after"]),
+        words=int(cells["words"]),
+        errors_before=int(cells["errors_before"]),
+        errors_after=int(cells["errors_after"]),
+    )
+
+
+def _defuse(text: str) -> str:
+    # Apostrophes before a formula sign are counted in, so that "'=1" gets a second one and comes back as it was.
+    return "'" + text if _FORMULA.match(text) else text
+
+
+def _restore(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _ask_git(folder: Path, *question: str) -> str | None:
+    # No optional locks: the runs of a sweep start together and would meet at git's index.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *question]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _to_cells(before: Panel, after: Panel) -> Iterable[Text]:
+    panel = after or before
+    for count in ("utterances", "words"):
+        yield Text(str(panel.get(count, "n/a")))
+    for scored in (before, after):
+        # One space: on a narrow terminal the interval moves to a second line, as a whole.
+        yield Text.assemble(format_percent(scored.get("wer")), " ", (format_interval(scored), "dim"))
+    change = compute_change(before, after)
+    colour = ("green" if (change or 0) < 0 else "red") if is_clear(before, after) else ""
+    yield Text("n/a" if change is None else f"{100 * change:+.1f}", style=colour)
+    yield Text("/".join(str(after.get(kind, "–")) for kind in ("substitutions", "deletions", "insertions")))
+
+
+def _describe_interval(record: RunRecord) -> str:
+    units = {panel["ci_unit"] for panel in record.result.values() if panel.get("ci_unit")}
+    resampled = f" (resampled by {' or '.join(sorted(units))})" if units else ""
+    return f"95 % intervals{resampled}; a coloured change is one whose intervals are apart; S/D/I count words"

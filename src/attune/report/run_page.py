@@ -1,0 +1,254 @@
+"""report.html: one self-contained page of a run, to open, to send and to listen to. It loads nothing from anywhere."""
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, groupby
+from pathlib import Path
+from typing import Any
+
+import soundfile
+from jaxtyping import Float
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import Tensor
+
+from attune.audio.waveform import SAMPLE_RATE_HZ, encode_wav
+from attune.report.record import (
+    PredictionRow,
+    RunRecord,
+    compute_change,
+    format_interval,
+    format_percent,
+    is_clear,
+    predictions_path,
+    read_predictions,
+    read_record,
+    write_atomically,
+)
+from attune.score.metrics import align
+from attune.text.normalise import normalise
+
+UTTERANCES_A_KIND = 8
+NO_CHANGE = 0.0005  # rounds to 0.0 points of WER
+Waveforms = Mapping[tuple[str, str], Float[Tensor, "sample"]]  # (panel, utterance id): 16 kHz
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A run of words under one operation: equal, substitute (both texts), delete (reference) or insert (hypothesis)."""
+
+    operation: str
+    reference: str
+    hypothesis: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One utterance on the page. `player` is a data URI; audio that a card above plays is linked, by `heard_at`."""
+
+    row: PredictionRow
+    anchor: str
+    before: list[Difference]
+    after: list[Difference]
+    player: str | None
+    heard_at: str | None
+
+
+def write_run_page(folder: Path, waveforms: Waveforms) -> Path:
+    """Write report.html from what lies in a run folder: run.json, predictions/, figures/, config.yaml.
+
+    Args:
+        waveforms: audio of the utterances that `choose_utterances` chose; one that is missing shows no player.
+
+    Raises:
+        InputError: the folder holds no readable run.json, or a predictions table is damaged.
+    """
+    record = read_record(folder)
+    template = Environment(
+        loader=PackageLoader("attune", "assets"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    ).get_template("run_page.html.j2")
+    page = template.render(
+        record=record,
+        summary=summarise(record),
+        scores=[_describe_panel(record, name) for name in _list_panels(record)],
+        facts=_list_facts(record),
+        figures=[(path.stem, _to_data_uri("image/png", path.read_bytes())) for path in _list_figures(folder)],
+        panels=list(_make_cards(folder, record, waveforms)),
+        config=_read_config(folder, record),
+        percent=format_percent,
+        interval=format_interval,
+    )
+    return write_atomically(folder / "report.html", page)
+
+
+def choose_utterances(rows: Sequence[PredictionRow], limit: int = UTTERANCES_A_KIND) -> dict[str, list[PredictionRow]]:
+    """The utterances worth hearing: at most `limit` of each kind, the gravest first; one may be of two kinds.
+
+    Returns:
+        worst: most word errors after. harmed: most errors gained. improved: most errors lost.
+    """
+
+    def take(score: Mapping[str, int]) -> list[PredictionRow]:
+        chosen = sorted((row for row in rows if score[row.id] > 0), key=lambda row: (-score[row.id], row.words, row.id))
+        return chosen[:limit]
+
+    return {
+        "worst": take({row.id: row.errors_after for row in rows}),
+        "harmed": take({row.id: row.errors_after - row.errors_before for row in rows}),
+        "improved": take({row.id: row.errors_before - row.errors_after for row in rows}),
+    }
+
+
+def summarise(record: RunRecord) -> str:
+    """One sentence: what fine-tuning gained on the target, and what it forgot. What may be chance is called so."""
+    change = compute_change(record.baseline.get("test", {}), record.result.get("test", {}))
+    if change is None:
+        return "The target was not scored both before and after, so nothing can be said about what this run gained."
+    before, after = record.baseline["test"], record.result["test"]
+    target = f"Fine-tuning {_describe_change(change, before['wer'])} on the target"
+    doubtful = abs(change) >= NO_CHANGE and not is_clear(before, after)
+    doubt = ", a change that the 95 % intervals do not tell from chance" if doubtful else ""
+    return f"{target}{doubt}; {_describe_retention(record)}."
+
+
+def _describe_change(change: float, before: float) -> str:
+    if abs(change) < NO_CHANGE:
+        return "changed nothing"
+    verb = "lowered the word error rate by" if change < 0 else "raised the word error rate by"
+    relative = f" ({100 * abs(change) / before:.0f} % relative)" if before > 0 else ""
+    return f"{verb} {100 * abs(change):.1f} points{relative}"
+
+
+def _describe_retention(record: RunRecord) -> str:
+    changes: dict[str, list[str]] = {"forgot": [], "kept": [], "gained": []}
+    for name in _list_panels(record):
+        before, after = record.baseline.get(name, {}), record.result.get(name, {})
+        change = compute_change(before, after)
+        if name.startswith("retention/") and change is not None:
+            verdict = "kept" if not is_clear(before, after) else "forgot" if change > 0 else "gained"
+            changes[verdict].append(f"“{name.removeprefix('retention/')}” ({_format_points(change)} points)")
+    if not any(changes.values()):
+        return "no retention panel was scored, so what it forgot is unknown"
+    phrases = {"forgot": "forgot some of", "kept": "shows no clear change on", "gained": "also gained on"}
+    said = [f"{phrases[verdict]} {', '.join(names)}" for verdict, names in changes.items() if names]
+    return f"it {' and '.join(said)}"
+
+
+def _format_points(change: float) -> str:
+    return f"{100 * change:+.1f}".replace("-", "−")
+
+
+def _list_panels(record: RunRecord) -> list[str]:
+    return list(dict.fromkeys([*record.baseline, *record.result]))
+
+
+def _describe_panel(record: RunRecord, name: str) -> dict[str, Any]:
+    before, after = record.baseline.get(name, {}), record.result.get(name, {})
+    change, clear = compute_change(before, after), is_clear(before, after)
+    return {
+        "name": name,
+        "before": before,
+        "after": after,
+        "change": "n/a" if change is None else _format_points(change),
+        "verdict": "" if change is None or not clear else "better" if change < 0 else "worse",
+    }
+
+
+def _list_facts(record: RunRecord) -> list[tuple[str, str]]:
+    """(name, value with its unit) of everything that was measured; what was not is left out."""
+    total = record.parameters.get("total")
+    share = f" ({record.parameters['trainable'] / total:.1%})" if total and "trainable" in record.parameters else ""
+    candidates: list[tuple[str, str, float | None]] = [
+        ("Parameters", "{:,.0f}", total),
+        ("Trainable", "{:,.0f}" + share, record.parameters.get("trainable")),
+        ("Added", "{:,.0f}", record.parameters.get("added")),
+        ("Optimiser steps", "{:,.0f}", record.train.get("steps")),
+        ("Training time", "{:,.0f} s", record.train.get("seconds")),
+        ("First step after", "{:,.1f} s", record.train.get("first_step_after_s")),
+        ("Training speed", "{:,.1f} utterances/s", record.train.get("utterances_per_second")),
+        ("Audio per second", "{:,.0f} s", record.train.get("audio_seconds_per_second")),
+        ("Peak memory", "{:,.2f} GB", record.train.get("peak_memory_gb")),
+        ("Model FLOPs utilisation", "{:.1%}", record.train.get("mfu")),
+        ("Scoring time", "{:,.0f} s", record.evaluate.get("seconds")),
+        ("Scoring speed", "{:,.1f} utterances/s", record.evaluate.get("utterances_per_second")),
+    ]
+    return [(name, unit.format(value)) for name, unit, value in candidates if value is not None]
+
+
+def _list_figures(folder: Path) -> list[Path]:
+    return sorted((folder / "figures").glob("*.png"), key=lambda path: (path.stem != "learning_curves", path.stem))
+
+
+def _read_config(folder: Path, record: RunRecord) -> str:
+    path = folder / "config.yaml"
+    if path.is_file():
+        return path.read_text("utf-8")
+    return json.dumps(record.config, indent=2, ensure_ascii=False)
+
+
+def _make_cards(
+    folder: Path, record: RunRecord, waveforms: Waveforms
+) -> Iterable[tuple[str, list[tuple[str, list[Card]]]]]:
+    """(panel, [(kind, cards)]) for each panel that has predictions."""
+    heard: dict[str, str] = {}  # audio: the anchor of the card that plays it
+    numbers = count()
+    for panel in _list_panels(record):
+        path = predictions_path(folder, panel)
+        if path.is_file():
+            kinds = choose_utterances(read_predictions(path))
+            yield (
+                panel,
+                [
+                    (
+                        kind,
+                        [_make_card(f"u{next(numbers)}", row, waveforms.get((panel, row.id)), heard) for row in rows],
+                    )
+                    for kind, rows in kinds.items()
+                    if rows
+                ],
+            )
+
+
+def _make_card(
+    anchor: str, row: PredictionRow, waveform: Float[Tensor, "sample"] | None, heard: dict[str, str]
+) -> Card:
+    player = None if waveform is None else encode_audio(waveform)
+    first = heard.setdefault(player, anchor) if player else anchor
+    return Card(
+        row=row,
+        anchor=anchor,
+        before=compute_differences(row.reference, row.before),
+        after=compute_differences(row.reference, row.after),
+        player=player if first == anchor else None,
+        heard_at=first if first != anchor else None,
+    )
+
+
+def compute_differences(reference: str, hypothesis: str) -> list[Difference]:
+    """The word alignment of two raw texts, normalised as for WER, with neighbours of one operation joined."""
+    pairs = align(normalise(reference), normalise(hypothesis))
+    return [
+        Difference(operation, *(" ".join(words).strip() for words in list(zip(*run, strict=True))[1:]))
+        for operation, run in ((operation, list(run)) for operation, run in groupby(pairs, key=lambda pair: pair[0]))
+    ]
+
+
+def encode_audio(waveform: Float[Tensor, "sample"]) -> str:
+    """A data URI of MP3 at 16 kHz: about 6 kB a second, and every browser plays it.
+
+    Ogg is as small, but silent in Safari before 18; FLAC plays everywhere at three times the size. A libsndfile that
+    was built without MP3 gives WAV.
+    """
+    if "MP3" not in soundfile.available_formats():
+        return _to_data_uri("audio/wav", encode_wav(waveform.cpu()))
+    buffer = io.BytesIO()
+    samples = waveform.detach().float().cpu().clamp(-1, 1).numpy()
+    # On libsndfile's scale from 0 (best) to 1 (smallest); 0.7 gives some 45 kbit/s.
+    soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format="MP3", bitrate_mode="VARIABLE", compression_level=0.7)
+    return _to_data_uri("audio/mpeg", buffer.getvalue())
+
+
+def _to_data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

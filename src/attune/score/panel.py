@@ -1,0 +1,113 @@
+"""The score of one test set: what stands under `baseline` and `result` in run.json."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from attune.errors import InputError
+from attune.score.metrics import CorpusErrorRate, Prediction, Unit, count_word_errors
+from attune.score.statistics import bootstrap_interval, choose_units
+from attune.text.normalise import normalise
+
+NO_INTERVAL = (float("nan"), float("nan"))
+KINDS: tuple[tuple[Unit, bool], ...] = (("word", True), ("word", False), ("character", True))  # of wer, wer_raw, cer
+
+
+@dataclass(frozen=True)
+class PanelScore:
+    """One test set, scored as a corpus. Rates are fractions; they can exceed 1, because insertions count.
+
+    wer, cer, the four counts and wer_ci95 are of normalised text, wer_raw of text as written. wer_ci95 resamples
+    `ci_unit` ("speaker" or "utterance") and is (nan, nan) where fewer than two have words. All rates are nan on a panel
+    that has no speech. hallucination_rate is the share of the utterances without speech for which something was
+    written, None where the panel has none. rtf is `seconds`, the time that transcribing took, over seconds of audio.
+    """
+
+    wer: float
+    wer_raw: float
+    cer: float
+    wer_ci95: tuple[float, float]
+    ci_unit: str
+    substitutions: int
+    deletions: int
+    insertions: int
+    words: int
+    utterances: int
+    hallucination_rate: float | None
+    rtf: float
+    seconds: float
+
+
+def score_panel(predictions: Sequence[Prediction], seconds: float, draws: int = 10_000, seed: int = 0) -> PanelScore:
+    """Score the transcripts of one test set.
+
+    Args:
+        predictions: in any order; repeats of an id are dropped (distributed samplers fill their last batch with them).
+        seconds: wall time that it took to transcribe them, > 0.
+        draws, seed: of the bootstrap; the same predictions and seed give the same interval.
+
+    Raises:
+        InputError: no predictions, or one id for two different utterances.
+    """
+    unique = _deduplicate(predictions)
+    word, raw, character = (_measure(unique, *kind) for kind in KINDS)
+    interval, ci_unit = _compute_interval(unique, draws, seed)
+    silences, audio_s = int(word.silences), sum(prediction.duration_s for prediction in unique)
+    return PanelScore(
+        wer=_rate(word),
+        wer_raw=_rate(raw),
+        cer=_rate(character),
+        wer_ci95=interval,
+        ci_unit=ci_unit,
+        substitutions=word.errors.substitutions,
+        deletions=word.errors.deletions,
+        insertions=word.errors.insertions,
+        words=word.errors.words,
+        utterances=len(unique),
+        hallucination_rate=int(word.hallucinations) / silences if silences else None,
+        rtf=seconds / audio_s if audio_s > 0 else float("nan"),
+        seconds=seconds,
+    )
+
+
+def _measure(predictions: Sequence[Prediction], unit: Unit, normalised: bool) -> CorpusErrorRate:
+    metric = CorpusErrorRate(unit, normalised)
+    metric.update(
+        [prediction.reference for prediction in predictions],
+        [prediction.hypothesis for prediction in predictions],
+        [prediction.language for prediction in predictions],
+    )
+    return metric
+
+
+def _rate(metric: CorpusErrorRate) -> float:
+    # From the integers: compute() rounds to float32, which can put the rate outside an interval of no width.
+    return metric.errors.rate if metric.errors.words else float("nan")
+
+
+def _compute_interval(predictions: Sequence[Prediction], draws: int, seed: int) -> tuple[tuple[float, float], str]:
+    counts = [count_word_errors(normalise(each.reference), normalise(each.hypothesis)) for each in predictions]
+    spoken = [(each.speaker, count) for each, count in zip(predictions, counts, strict=True) if count.words]
+    units, name = choose_units([speaker for speaker, _ in spoken])
+    if not spoken:
+        return NO_INTERVAL, name
+    errors, words = [count.total for _, count in spoken], [count.words for _, count in spoken]
+    return bootstrap_interval(errors, words, units, draws, seed), name
+
+
+def _deduplicate(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """The first of each id. Repeats may differ in the hypothesis (padding moves a last bit), never in the reference."""
+    first: dict[str, Prediction] = {}
+    for prediction in predictions:
+        kept = first.setdefault(prediction.id, prediction)
+        if (kept.reference, kept.duration_s) != (prediction.reference, prediction.duration_s):
+            raise InputError(
+                f"one id stands for two utterances: {prediction.id!r} has the texts {kept.reference!r} "
+                f"({kept.duration_s:.2f} s) and {prediction.reference!r} ({prediction.duration_s:.2f} s). "
+                "An id names one utterance: make the ids of the corpus unique."
+            )
+    if not first:
+        raise InputError(
+            "there is nothing to score: got 0 predictions, accepted 1 or more. "
+            "The test set is empty after the audit (see rejected.csv), or its path is wrong (data.test)."
+        )
+    return list(first.values())

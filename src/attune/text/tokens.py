@@ -1,0 +1,162 @@
+"""Transcript <-> label ids: language, task, timestamps, prompt.
+
+The sequence that Whisper was pretrained on, and the part of it that is a target (underlined):
+
+    <|startofprev|> prompt <|startoftranscript|> <|en|> <|transcribe|> <|notimestamps|> text <|endoftext|>
+                                                 -------------------------------------------------------
+No id is written down here: large-v3 shifts them all by one, nano has others; every id is asked of the tokenizer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from transformers import WhisperTokenizer
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+from attune.errors import InputError
+from attune.text.normalise import spells_without_spaces
+
+MAX_TOKENS = 448  # positions of Whisper's decoder, prompt and special tokens included
+MAX_PROMPT_TOKENS = MAX_TOKENS // 2 - 1  # openai-whisper keeps as many
+SECONDS_PER_TIMESTAMP = 0.02
+IGNORED = -100  # torch's cross_entropy skips this label
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of an utterance: its times in seconds from the utterance's start, and its text."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Sequence448:
+    """What the decoder reads and what it must answer, position by position; equal lengths, at most 448.
+
+    `labels[i]` is the target after `decoder_input_ids[: i + 1]`, or IGNORED.
+    """
+
+    decoder_input_ids: list[int]
+    labels: list[int]
+
+
+class Tokens:
+    """A Whisper tokenizer, and the sequences built with it.
+
+    Args:
+        tokenizer: of any Whisper: multilingual or English-only, 99 or 100 languages, any vocabulary.
+        is_multilingual: False for the English-only Whispers, which take no language and no task token.
+        max_tokens: positions of the decoder (448 in every published Whisper).
+    """
+
+    def __init__(self, tokenizer: WhisperTokenizer, is_multilingual: bool = True, max_tokens: int = MAX_TOKENS):
+        self.tokenizer = tokenizer
+        self.is_multilingual = is_multilingual
+        self.max_tokens = max_tokens
+        self.end_of_text = self._id("<|endoftext|>")
+        self.start = self._id("<|startoftranscript|>")
+        self.no_timestamps = self._id("<|notimestamps|>")
+        self.start_of_prompt = self._id("<|startofprev|>")
+        self.no_speech = self._id("<|nospeech|>", "<|nocaptions|>")
+        self.first_timestamp = self._id("<|0.00|>")
+        self.last_timestamp = self._id("<|30.00|>")
+        self.tasks = {task: self._id(f"<|{task}|>") for task in ("transcribe", "translate")}
+        between = range(self.start + 1, min(self.tasks.values()))
+        self.languages = {str(tokenizer.convert_ids_to_tokens(i)).strip("<|>"): i for i in between}
+        self.special = set(range(min(self.end_of_text, self.start), self.last_timestamp + 1))
+
+    def _id(self, *names: str) -> int:
+        known = self.tokenizer.get_vocab()
+        for name in names:
+            if name in known:
+                return known[name]
+        raise InputError(
+            f"This tokenizer has no token {' or '.join(names)}, so it is not Whisper's. "
+            "Set model.name_or_path to a folder or hub name that holds a Whisper with its tokenizer."
+        )
+
+    def language_code(self, language: str) -> str:
+        """ "en" for "en", "English" or "english".
+
+        Raises:
+            InputError: Whisper knows no such language; the message gives the nearest names.
+        """
+        wanted = language.lower()
+        code = wanted if wanted in self.languages else TO_LANGUAGE_CODE.get(wanted, "")
+        if code in self.languages:
+            return code
+        names = [*self.languages, *(name for name, code in TO_LANGUAGE_CODE.items() if code in self.languages)]
+        near = get_close_matches(wanted, names, n=4, cutoff=0.5) or sorted(self.languages)[:8]
+        raise InputError(
+            f"Whisper knows no language {language!r}. Nearest: {', '.join(near)}. Give a code ('en') or an English "
+            "name in data.language or in the corpus' column; for a new language use the code of its nearest relative."
+        )
+
+    def prefix(self, language: str, task: str = "transcribe", timestamps: bool = False) -> list[int]:
+        """The ids that stand before the text: start, language, task and, unless `timestamps`, <|notimestamps|>."""
+        ids = [self.start]
+        if self.is_multilingual:
+            ids += [self.languages[self.language_code(language)], self.tasks[task]]
+        return ids if timestamps else [*ids, self.no_timestamps]
+
+    def prompt(self, prompt: str | None, room: int) -> list[int]:
+        """<|startofprev|> and the last tokens of the prompt that fit into `room` positions; [] for no prompt."""
+        ids = self.text(prompt, None) if prompt else []
+        kept = min(len(ids), MAX_PROMPT_TOKENS, room - 1)
+        return [self.start_of_prompt, *ids[-kept:]] if kept > 0 else []
+
+    def text(self, text: str, language: str | None) -> list[int]:
+        """A transcript's ids. Whisper writes a space before the first word, in languages that write spaces at all."""
+        stripped = text.strip()
+        spaced = stripped if spells_without_spaces(language) or not stripped else " " + stripped
+        return self.tokenizer.encode(spaced, add_special_tokens=False)
+
+    def segments(self, segments: Sequence[Segment], language: str | None) -> list[int]:
+        """<|start|> text <|end|> for each segment, times rounded to 0.02 s."""
+        ids: list[int] = []
+        for segment in segments:
+            ids += [self._timestamp(segment.start_s), *self.text(segment.text, language)]
+            ids += [self._timestamp(segment.end_s)]
+        return ids
+
+    def _timestamp(self, time_s: float) -> int:
+        return min(self.first_timestamp + round(time_s / SECONDS_PER_TIMESTAMP), self.last_timestamp)
+
+    def sequence(
+        self,
+        text: str,
+        language: str,
+        task: str = "transcribe",
+        prompt: str | None = None,
+        segments: Sequence[Segment] = (),
+    ) -> Sequence448:
+        """Decoder input and labels of one utterance, the prompt cut to what the label leaves free.
+
+        An utterance without speech (empty text) is taught twice in one pass: <|nospeech|> directly after the start,
+        and <|endoftext|> directly after the prefix that other programs force.
+
+        Raises:
+            InputError: the text needs more than `max_tokens` positions.
+        """
+        prefix = self.prefix(language, task, timestamps=bool(segments))
+        if not text.strip():
+            unasked = [IGNORED] * (len(prefix) - 2)
+            return Sequence448(prefix, [self.no_speech, *unasked, self.end_of_text])
+        label = self.segments(segments, language) if segments else self.text(text, language)
+        ids = [*prefix, *label, self.end_of_text]
+        if len(ids) - 1 > self.max_tokens:
+            raise InputError(
+                f"The text has {len(label)} tokens; with {len(prefix)} special ones before it Whisper holds "
+                f"{self.max_tokens}. Cut the utterance (start_s, end_s): {text[:60]!r}..."
+            )
+        prompt_ids = self.prompt(prompt, room=self.max_tokens - (len(ids) - 1))
+        labels = [IGNORED] * len(prompt_ids) + ids[1:]
+        return Sequence448([*prompt_ids, *ids[:-1]], labels)
+
+    def transcript(self, ids: Sequence[int]) -> str:
+        """The text of generated ids: special tokens and timestamps left out, outer spaces stripped."""
+        words = [i for i in ids if i not in self.special]
+        return self.tokenizer.decode(words, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()

@@ -1,0 +1,76 @@
+"""One line on the screen: step, loss, WER, time left."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class ProgressLine(Callback):
+    """A Rich progress bar over optimiser steps, with the latest loss and validation WER, and one over scoring."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.progress: Progress | None = None
+        self.task: TaskID | None = None
+        self.scoring = "scoring"
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start("training", int(trainer.max_steps), trainer)
+        self._update(completed=trainer.global_step)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self._update(completed=trainer.global_step, values=_values(trainer))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._update(values=_values(trainer))
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start(self.scoring, int(sum(trainer.num_test_batches)), trainer)
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        if self.progress is not None and self.task is not None:
+            self.progress.advance(self.task)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _start(self, label: str, total: int, trainer: L.Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[values]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self.task = self.progress.add_task(label, total=total, values="")
+        self.progress.start()
+
+    def _update(self, **changes: Any) -> None:
+        if self.progress is not None and self.task is not None:
+            self.progress.update(self.task, **changes)
+
+    def _stop(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+
+def _values(trainer: L.Trainer) -> str:
+    metrics = trainer.callback_metrics
+    shown = [f"loss {metrics['train/loss']:.2f}"] if "train/loss" in metrics else []
+    return "  ".join([*shown, f"WER {100 * metrics['val/wer']:.1f} %"] if "val/wer" in metrics else shown)

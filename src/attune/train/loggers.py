@@ -1,0 +1,133 @@
+"""Where metrics go: metrics.csv always, Weights & Biases by default. Neither ever asks a question or ends a run."""
+
+import csv
+import logging
+import netrc
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxtyping import Float
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from attune.audio.waveform import SAMPLE_RATE_HZ
+
+log = logging.getLogger(__name__)
+WANDB_HOST = "api.wandb.ai"
+Shown = tuple[str, str, str, str, Float[Tensor, "sample"]]  # id, reference, before, after, audio
+
+
+class MetricsFile(Logger):
+    """metrics.csv: a row for each step at which something was logged, empty cells where it was something else.
+
+    Lightning's own CSVLogger deletes the file of the run that is being continued; this one keeps its rows.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.path = folder / "metrics.csv"
+        self.rows: list[dict[str, Any]] = []
+        if self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                self.rows = list(csv.DictReader(file))
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The config is in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if self.rows and int(self.rows[-1]["step"]) == step:
+            self.rows[-1].update(metrics)
+        else:
+            self.rows = [row for row in self.rows if step is None or int(row["step"]) < step]  # a resumed run repeats
+            self.rows.append({"step": step, **metrics})
+
+    @rank_zero_only
+    def save(self) -> None:
+        columns = list(dict.fromkeys(key for row in self.rows for key in row if key != "epoch"))
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+
+def make_loggers(
+    folder: Path,
+    name: str,
+    config: Mapping[str, Any],
+    project: str | None = "attune",
+    mode: Literal["auto", "online", "offline", "none"] = "auto",
+) -> list[Logger]:
+    """metrics.csv, and W&B unless `mode` is none.
+
+    Args:
+        mode: auto is online where a key is found (WANDB_API_KEY or ~/.netrc) and offline elsewhere; WANDB_MODE wins.
+    """
+    loggers: list[Logger] = [MetricsFile(folder)]
+    if mode != "none" and project:
+        try:
+            loggers.append(_make_wandb(folder, name, config, project, mode))
+        except Exception as error:  # no fault of W&B may cost a run; metrics.csv has everything
+            log.warning("W&B could not start (%s); metrics go to metrics.csv alone.", error)
+    return loggers
+
+
+def has_wandb_key() -> bool:
+    """Whether W&B would find a key without asking for one."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators(WANDB_HOST) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _make_wandb(folder: Path, name: str, config: Mapping[str, Any], project: str, mode: str) -> WandbLogger:
+    import wandb
+
+    chosen = os.environ.get("WANDB_MODE") or (("online" if has_wandb_key() else "offline") if mode == "auto" else mode)
+    settings = wandb.Settings(console="off", silent=True, init_timeout=20)
+    logger = WandbLogger(
+        name=name, save_dir=folder, project=project, mode=chosen, settings=settings, config=dict(config)  # type: ignore[arg-type]
+    )
+    _ = logger.experiment  # starts the run now, where a fault is caught
+    return logger
+
+
+def close_wandb(loggers: Sequence[Logger], summary: Mapping[str, Any], shown: Sequence[Shown]) -> None:
+    """Log the shown utterances as a table with audio, write the summary, close. A fault costs the table, not the run."""
+    logger = next((logger for logger in loggers if isinstance(logger, WandbLogger)), None)
+    if logger is None:
+        return
+    try:
+        logger.experiment.log({"predictions/test": _make_table(shown)})
+        logger.experiment.summary.update(dict(summary))
+        logger.experiment.finish(quiet=True)
+    except Exception as error:
+        log.warning("W&B did not close cleanly (%s); the run folder is complete.", error)
+
+
+def _make_table(shown: Sequence[Shown]) -> Any:
+    import wandb
+
+    table = wandb.Table(columns=["id", "audio", "reference", "before", "after"])
+    for identifier, reference, before, after, waveform in shown:
+        audio = wandb.Audio(waveform.numpy(), sample_rate=SAMPLE_RATE_HZ)
+        table.add_data(identifier, audio, reference, before, after)
+    return table

@@ -1,0 +1,131 @@
+"""WhisperModule: loss, steps, decoding, optimiser. It knows nothing of files."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from attune.audio.waveform import SAMPLE_RATE_HZ
+from attune.data.batch import Batch
+from attune.model.decode import cap_tokens, decode_greedily
+from attune.model.finetune.base import FineTuning, parameter_groups
+from attune.model.whisper import Whisper
+from attune.score.metrics import CorpusErrorRate, Prediction
+from attune.train.objective.cross_entropy import CrossEntropy, LossTerms
+from attune.train.schedule import default_learning_rate, linear_decay
+
+
+class WhisperModule(L.LightningModule):
+    """A Whisper, a fine-tuning type and an objective, as Lightning trains them.
+
+    The loss of an optimiser step is the mean over the supervised tokens of its whole accumulation window on all ranks.
+    Lightning would average the means of the micro-batches, which weighs a token by how empty its micro-batch is.
+
+    Args:
+        whisper: already changed by `finetune.apply`.
+        finetune: which parameters learn.
+        objective: what they learn from.
+        learning_rate: peak of AdamW's rate; None is the default of the model's size times the type's own factor.
+        steps: optimiser steps of the whole run; the schedule ends there.
+        warmup_share: share of the steps in which the rate rises, in [0, 1].
+        final_share: the rate at the end, as a share of the peak, in [0, 1].
+        weight_decay: AdamW's, on matrices only.
+        betas: AdamW's.
+    """
+
+    def __init__(
+        self,
+        whisper: Whisper,
+        finetune: FineTuning,
+        objective: CrossEntropy,
+        steps: int,
+        learning_rate: float | None = None,
+        warmup_share: float = 0.1,
+        final_share: float = 0.0,
+        weight_decay: float = 0.01,
+        betas: Sequence[float] = (0.9, 0.98),
+    ):
+        super().__init__()
+        self.whisper = whisper
+        self.finetune = finetune
+        self.objective = objective
+        width: int = whisper.network.config.d_model
+        self.learning_rate = learning_rate or default_learning_rate(width, finetune.rate_factor)
+        self.steps = steps
+        self.warmup_share = warmup_share
+        self.final_share = final_share
+        self.weight_decay = weight_decay
+        self.betas = (betas[0], betas[1])
+        self.word_errors = CorpusErrorRate(unit="word", normalised=True)
+        self.raw_word_errors = CorpusErrorRate(unit="word", normalised=False)
+        self.predictions: list[Prediction] = []  # of the panel that was scored last
+        self.window_tokens = 0  # supervised tokens since the last optimiser step, on this rank
+        self.utterances_seen = 0
+        self.audio_seen_s = 0.0
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device, non_blocking=True)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        terms = self.objective.loss(self.whisper, batch)
+        self.window_tokens += terms.tokens
+        self.utterances_seen += len(batch)
+        self.audio_seen_s += float(batch.lengths.sum()) / SAMPLE_RATE_HZ
+        self._log_loss("train/loss", terms, len(batch), on_step=True)
+        return terms.total * self.trainer.accumulate_grad_batches  # Lightning divides by it; we divide by tokens instead
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Turn the window's summed gradient into the mean over its tokens: before clipping, after unscaling."""
+        tokens = self.trainer.strategy.reduce(
+            torch.tensor(float(self.window_tokens), device=self.device), reduce_op="mean"
+        )
+        # Ranks average their gradients, so dividing by the mean count of tokens divides the sum by the total count.
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(tokens)
+        self.window_tokens = 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        states = self.whisper.encode(batch.waveform)
+        self._log_loss("val/loss", self.objective.loss_from_states(self.whisper, states, batch), len(batch))
+        hypotheses = self._transcribe(states, batch)
+        for metric in (self.word_errors, self.raw_word_errors):
+            metric.update(batch.references, hypotheses)
+        self.log("val/wer", self.word_errors, prog_bar=True, batch_size=len(batch))
+        self.log("val/wer_raw", self.raw_word_errors, batch_size=len(batch))
+
+    def on_test_start(self) -> None:
+        self.predictions = []
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Transcribe a panel into `predictions`. Lightning's predict would take our batches apart to count them."""
+        hypotheses = self._transcribe(self.whisper.encode(batch.waveform), batch)
+        durations_s = (batch.lengths / SAMPLE_RATE_HZ).tolist()
+        rows = zip(batch.ids, batch.references, hypotheses, batch.speakers, batch.languages, durations_s, strict=True)
+        self.predictions += [Prediction(*row) for row in rows]
+
+    def _transcribe(self, states: Float[Tensor, "batch position width"], batch: Batch) -> list[str]:
+        ids = decode_greedily(self.whisper, states, batch.prefixes, cap_tokens(batch.lengths))
+        return [self.whisper.tokens.transcript(row) for row in ids]
+
+    def _log_loss(self, name: str, terms: LossTerms, utterances: int, on_step: bool = False) -> None:
+        mean = terms.total.detach() / max(terms.tokens, 1)
+        self.log(name, mean, prog_bar=True, on_step=on_step, on_epoch=not on_step, batch_size=terms.tokens)
+        for key, value in terms.logged.items():
+            self.log(f"{name.split('/')[0]}/{key}", value, on_step=on_step, on_epoch=not on_step, batch_size=utterances)
+
+    def configure_optimizers(self) -> Any:
+        groups = parameter_groups(self.finetune, self.whisper.network, self.weight_decay)
+        on_gpu = self.device.type == "cuda"
+        optimizer = AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=on_gpu or None)
+        rate: Callable[[int], float] = linear_decay(self.steps, self.warmup_share, self.final_share)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step", "name": "train/learning_rate"},
+        }
+

@@ -1,0 +1,56 @@
+"""Score a Whisper on every panel of a corpus, before training and after it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import lightning as L
+
+from attune.audio.context import Context
+from attune.data.module import SpeechDataModule
+from attune.score.metrics import Prediction
+from attune.score.panel import PanelScore, score_panel
+from attune.train.module import WhisperModule
+
+
+@dataclass
+class Scores:
+    """What a model wrote on each panel, and what that is worth."""
+
+    predictions: dict[str, list[Prediction]] = field(default_factory=dict)
+    panels: dict[str, PanelScore] = field(default_factory=dict)
+
+    def add(self, other: "Scores") -> None:
+        self.predictions |= other.predictions
+        self.panels |= other.panels
+
+
+def score(
+    trainer: L.Trainer,
+    module: WhisperModule,
+    data: SpeechDataModule,
+    panels: Sequence[str],
+    context: Context | None = None,
+) -> Scores:
+    """Transcribe panels by real decoding and score them.
+
+    Args:
+        panels: names of splits.
+        context: another one than the run's; the panel is then called `PANEL@NAME`.
+    """
+    scores = Scores()
+    for panel in panels:
+        started = time.perf_counter()
+        trainer.test(module, data.panel_dataloader(panel, context), verbose=False)
+        seconds = time.perf_counter() - started
+        name = f"{panel}@{context.name}" if context else panel
+        scores.predictions[name] = list(module.predictions)
+        scores.panels[name] = score_panel(module.predictions, seconds)
+    return scores
+
+
+def sum_seconds(panels: Mapping[str, PanelScore]) -> dict[str, float | None]:
+    """The `evaluate` part of run.json: wall time of scoring, and utterances a second."""
+    seconds = sum(panel.seconds for panel in panels.values())
+    utterances = sum(panel.utterances for panel in panels.values())
+    return {"seconds": seconds, "utterances_per_second": utterances / seconds if seconds else None}

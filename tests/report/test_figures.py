@@ -1,0 +1,114 @@
+"""Figures show the run's numbers, with a unit on every axis."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from torch import Tensor
+
+from attune.report.figures import plot_error_types, plot_learning_curves, plot_log_mel, read_curves, save_figures
+from attune.report.record import RunRecord
+
+
+def draw_lines(figure: Figure, axes: int) -> dict[str, tuple[list[float], list[float]]]:
+    return {
+        str(line.get_label()): (list(np.atleast_1d(line.get_xdata())), list(np.atleast_1d(line.get_ydata())))
+        for line in figure.axes[axes].lines
+    }
+
+
+def test_curves_are_read_from_a_sparse_table(metrics: Path) -> None:
+    curves = read_curves(metrics)
+    assert curves["val/wer"][0].tolist() == [0, 60, 120, 180, 240, 300]
+    assert curves["val/wer"][1][0] == 0.441
+    assert len(curves["train/loss"][0]) == 300
+    assert read_curves(metrics.parent / "nowhere.csv") == {}
+
+
+def test_learning_curves_hold_the_logged_values(metrics: Path) -> None:
+    figure = plot_learning_curves(metrics)
+    assert figure is not None
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Loss (nats per token)", "Validation WER (%)"]
+    assert figure.axes[1].get_xlabel() == "Optimiser step"
+    steps, wer = draw_lines(figure, 1)["target"]
+    assert steps == [0, 60, 120, 180, 240, 300]
+    assert wer == pytest.approx(100 * read_curves(metrics)["val/wer"][1])
+    assert draw_lines(figure, 1)["target, untouched model: 44.1"][1] == pytest.approx([44.1, 44.1])
+    assert draw_lines(figure, 1)["us"][1][-1] == pytest.approx(25.0)
+
+
+def test_the_running_mean_keeps_a_constant_loss(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,train/loss\n" + "".join(f"{step},1.5\n" for step in range(1, 101)))
+    figure = plot_learning_curves(path, loss_unit="expected word errors")
+    assert figure is not None
+    assert draw_lines(figure, 0)["training, mean of 4 points"][1] == pytest.approx([1.5] * 100)
+    assert len(figure.axes) == 1  # nothing was validated: no empty panel
+    assert figure.axes[0].get_ylabel() == "Loss (expected word errors)"
+
+
+def test_without_a_scored_untouched_model_there_is_no_baseline(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,val/wer\n10,0.5\n20,0.4\n")
+    figure = plot_learning_curves(path)
+    assert figure is not None
+    assert set(draw_lines(figure, 0)) == {"target"}
+
+
+def test_a_run_that_logged_nothing_has_no_curves(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,train/learning_rate\n1,0.1\n")
+    assert plot_learning_curves(tmp_path / "metrics.csv") is None
+    assert plot_learning_curves(tmp_path / "nowhere.csv") is None
+
+
+def test_a_bar_is_as_long_as_the_word_error_rate(record: RunRecord) -> None:
+    figure = plot_error_types(record)
+    assert figure is not None
+    axes = figure.axes[0]
+    ends = [bar.get_x() + bar.get_width() for bar in axes.containers[-1]]
+    scores = [moment[panel] for panel in ("test", "retention/us") for moment in (record.baseline, record.result)]
+    assert ends == pytest.approx([100 * panel["wer"] for panel in scores])
+    assert [text.get_text() for text in axes.texts] == [f"{100 * panel['wer']:.1f}" for panel in scores]
+    assert axes.get_xlabel() == "Errors per 100 reference words"
+    labels = [label.get_text().split() for label in axes.get_yticklabels()]
+    assert labels == [["test", "before"], ["after"], ["retention/us", "before"], ["after"]]
+
+
+def test_nothing_scored_gives_no_bars(record: RunRecord) -> None:
+    record.baseline, record.result = {}, {"test": {"wer": None, "words": 0}}
+    assert plot_error_types(record) is None
+
+
+def test_the_log_mel_is_that_of_the_padded_window(speech: Float[Tensor, "sample"]) -> None:
+    figure = plot_log_mel(speech, "costs $5 and $6", "", n_mels=128, window_s=6.0)
+    axes = figure.axes[0]
+    image = axes.images[0]
+    assert np.asarray(image.get_array()).shape == (128, 600)
+    assert image.get_extent() == pytest.approx([0.0, 6.0, 0.0, 128.0])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Time (s)", "Mel channel")
+    assert figure.axes[1].get_ylabel().startswith("Log-mel (")
+    assert np.asarray(axes.lines[0].get_xdata()) == pytest.approx([len(speech) / 16_000] * 2)
+    assert axes.get_title(loc="left") == "Reference: costs $5 and $6\nHypothesis: (nothing)"
+
+
+@pytest.mark.parametrize(("transcript", "shown"), [("long " * 60, "…"), ("\U0001f9ff", "no font on this machine")])
+def test_a_title_stays_inside_the_figure(transcript: str, shown: str, speech: Float[Tensor, "sample"]) -> None:
+    title = plot_log_mel(speech, transcript, "x").axes[0].get_title(loc="left")
+    assert shown in title
+    assert max(map(len, title.splitlines())) <= 84
+    assert len(title.splitlines()) <= 3
+
+
+def test_saved_figures_are_pictures_and_leave_no_trace(record: RunRecord, tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    waveform = torch.linspace(-0.5, 0.5, 16_000)
+    figures = {"error_types": plot_error_types(record), "log_mel": plot_log_mel(waveform, "a", "b"), "none": None}
+    paths = save_figures(tmp_path, figures)
+    assert paths == [tmp_path / "figures" / name for name in ("error_types.png", "log_mel.png")]
+    assert imread(paths[1]).shape[:2] == (480, 1080)  # 7.2 by 3.2 inches at 150 dpi
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,202 @@
+"""report.html: what it says is true, what it shows is escaped, and it asks nobody for anything."""
+
+import base64
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import soundfile
+from conftest import HOSTILE
+from jaxtyping import Float
+from torch import Tensor
+
+from attune.errors import InputError
+from attune.report.record import PredictionRow, RunRecord, predictions_path, read_predictions, write_record
+from attune.report.run_page import (
+    Difference,
+    choose_utterances,
+    compute_differences,
+    encode_audio,
+    summarise,
+    write_run_page,
+)
+
+
+class Elements(HTMLParser):
+    """Every start tag with its attributes, as a browser would see them; and whether the tags are balanced."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def named(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def make_row(identifier: str, before: int, after: int, words: int = 10) -> PredictionRow:
+    return PredictionRow(identifier, "s", "en", 2.0, "a", "b", "c", words, before, after)
+
+
+def test_the_gravest_utterances_come_first_and_the_faultless_never() -> None:
+    rows = [make_row("a", 5, 0), make_row("b", 0, 0), make_row("c", 1, 4), make_row("d", 3, 4, words=5)]
+    rows += [make_row("e", 9, 8)]
+    chosen = {kind: [row.id for row in rows] for kind, rows in choose_utterances(rows).items()}
+    assert chosen == {"worst": ["e", "d", "c"], "harmed": ["c", "d"], "improved": ["a", "e"]}
+    assert [row.id for row in choose_utterances(rows, limit=1)["worst"]] == ["e"]
+    assert choose_utterances([]) == {"worst": [], "harmed": [], "improved": []}
+
+
+def test_differences_join_neighbours_of_one_kind() -> None:
+    found = compute_differences("The quick brown fox, jumps!", "the quack brawn fox jumps high up")
+    assert found == [
+        Difference("equal", "the", "the"),
+        Difference("substitute", "quick brown", "quack brawn"),
+        Difference("equal", "fox jumps", "fox jumps"),
+        Difference("insert", "", "high up"),
+    ]
+    assert compute_differences("gone", "") == [Difference("delete", "gone", "")]
+    assert compute_differences("", "...") == []
+
+
+@pytest.fixture
+def page(run_folder: Path, speech: Float[Tensor, "sample"]) -> str:
+    chosen = choose_utterances(read_predictions(predictions_path(run_folder, "test")))["worst"]
+    return write_run_page(run_folder, {("test", chosen[0].id): speech}).read_text("utf-8")
+
+
+def test_the_page_is_whole_and_asks_nobody(page: str) -> None:
+    elements = Elements(page)
+    assert elements.open == []
+    loading = ("src", "href", "srcset")
+    addresses = [value for _, attributes in elements.tags for name, value in attributes.items() if name in loading]
+    assert addresses
+    assert all(address and address.startswith(("data:", "#")) for address in addresses)
+    assert not re.search(r"https?://|url\(|@import", page)
+    assert "default-src 'none'" in str(elements.named("meta"))
+    assert len(page) < 3_000_000
+
+
+def test_nothing_that_a_corpus_says_becomes_markup(page: str) -> None:
+    elements = Elements(page)
+    assert not elements.named("script") and not elements.named("b") and not elements.named("i")
+    assert not [image for image in elements.named("img") if not str(image["src"]).startswith("data:image/png")]
+    assert "&lt;i&gt;utt&lt;/i&gt;-x" in page and "script alert x script" in page
+    assert HOSTILE not in page
+
+
+def test_hostile_names_and_errors_are_escaped(run_folder: Path, record: RunRecord) -> None:
+    hostile = replace(record, name=HOSTILE, status="failed", error=f"KeyError: {HOSTILE}", rejected={HOSTILE: 1})
+    hostile.config = {"data": HOSTILE}
+    write_record(hostile, run_folder)
+    page = write_run_page(run_folder, {}).read_text("utf-8")
+    assert HOSTILE not in page
+    assert not Elements(page).named("script")
+    assert "This run is not finished: failed." in page
+
+
+def test_there_is_a_player_only_where_there_is_audio(page: str) -> None:
+    players = Elements(page).named("audio")
+    assert len(players) == 1  # one waveform was given; where the same one is harmed as well, a link leads to it
+    assert str(players[0]["src"]).startswith("data:audio/mpeg;base64,")
+    identifiers = {attributes["id"] for _, attributes in Elements(page).tags if attributes.get("id")}
+    assert all(str(link["href"])[1:] in identifiers for link in Elements(page).named("a"))
+
+
+def test_the_same_audio_is_stored_once(run_folder: Path, speech: Float[Tensor, "sample"]) -> None:
+    rows = read_predictions(predictions_path(run_folder, "test"))
+    page = write_run_page(run_folder, {("test", row.id): speech for row in rows}).read_text("utf-8")
+    assert len(Elements(page).named("audio")) == 1
+    assert len(Elements(page).named("a")) == sum(map(len, choose_utterances(rows).values())) - 1
+
+
+def test_the_audio_is_mono_at_16_khz(speech: Float[Tensor, "sample"], tmp_path: Path) -> None:
+    path = tmp_path / "audio.mp3"
+    path.write_bytes(base64.b64decode(encode_audio(4 * speech).split(",")[1]))
+    information = soundfile.info(path)
+    assert (information.samplerate, information.channels, information.format) == (16_000, 1, "MP3")
+    assert information.duration == pytest.approx(len(speech) / 16_000, abs=0.1)
+    assert path.stat().st_size < len(speech)  # half of what 16-bit samples take, at the very most
+
+
+def test_a_libsndfile_without_mp3_gives_wav(speech: Float[Tensor, "sample"], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soundfile, "available_formats", lambda: {"WAV": "WAV (Microsoft)"})
+    assert encode_audio(speech).startswith("data:audio/wav;base64,UklGR")  # RIFF
+
+
+def test_every_part_is_there(page: str, record: RunRecord) -> None:
+    for part in ("3,412,992", "1,706,496 (50.0%)", "4 utterances rejected", "31.0%", "33.1 utterances/s", "en-029"):
+        assert part in page
+    assert "Peak memory" not in page  # it was not measured on this machine
+    assert len(Elements(page).named("img")) == 3
+    assert f"{100 * record.result['test']['wer']:.1f}" in page
+    transcripts = [attributes for attributes in Elements(page).named("dd") if "dir" in attributes]
+    assert transcripts and all(attributes["dir"] == "auto" for attributes in transcripts)
+
+
+def test_the_composed_config_is_preferred(run_folder: Path) -> None:
+    (run_folder / "config.yaml").write_text("finetune:\n  rank: 32 # <chosen>\n")
+    assert "rank: 32 # &lt;chosen&gt;" in write_run_page(run_folder, {}).read_text("utf-8")
+
+
+def test_a_run_that_was_only_started_has_a_page(tmp_path: Path) -> None:
+    write_record(RunRecord(name="x", seed=1, config={}), tmp_path)
+    page = write_run_page(tmp_path, {}).read_text("utf-8")
+    assert "This run is not finished: running." in page
+    assert Elements(page).open == []
+    with pytest.raises(InputError, match="holds no run.json"):
+        write_run_page(tmp_path / "nowhere", {})
+
+
+def make_record(**panels: tuple[float, float]) -> RunRecord:
+    def score(wer: float) -> dict[str, object]:
+        return {"wer": wer, "wer_ci95": [wer - 0.02, wer + 0.02], "words": 100}
+
+    names = {name: name.replace("_", "/") for name in panels}
+    record = RunRecord(name="x", seed=1, config={})
+    record.baseline = {names[name]: score(before) for name, (before, _) in panels.items()}
+    record.result = {names[name]: score(after) for name, (_, after) in panels.items()}
+    return record
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (
+            make_record(test=(0.4, 0.3), retention_us=(0.1, 0.2), retention_noise=(0.2, 0.19)),
+            "Fine-tuning lowered the word error rate by 10.0 points (25 % relative) on the target; "
+            "it forgot some of “us” (+10.0 points) and shows no clear change on “noise” (−1.0 points).",
+        ),
+        (
+            make_record(test=(0.4, 0.38), retention_us=(0.2, 0.1)),
+            "Fine-tuning lowered the word error rate by 2.0 points (5 % relative) on the target, a change that the "
+            "95 % intervals do not tell from chance; it also gained on “us” (−10.0 points).",
+        ),
+        (
+            make_record(test=(0.3, 0.4)),
+            "Fine-tuning raised the word error rate by 10.0 points (33 % relative) on the target; "
+            "no retention panel was scored, so what it forgot is unknown.",
+        ),
+        (
+            make_record(test=(0.3, 0.3)),
+            "Fine-tuning changed nothing on the target; no retention panel was scored, so what it forgot is unknown.",
+        ),
+        (
+            make_record(),
+            "The target was not scored both before and after, so nothing can be said about what this run gained.",
+        ),
+    ],
+)
+def test_the_summary_claims_only_what_was_measured(record: RunRecord, said: str) -> None:
+    assert summarise(record) == said

@@ -1,0 +1,76 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from attune.errors import InputError
+from attune.score.metrics import Prediction
+from attune.score.panel import score_panel
+
+ONE = Prediction("one", "Hello, World.", "hello word", speaker=None, language="en", duration_s=2.0)
+TWO = Prediction("two", "a b c d", "a b c d", speaker=None, language="en", duration_s=3.0)
+SILENT = Prediction("silent", "", "thank you", speaker=None, language="en", duration_s=1.0)
+QUIET = Prediction("quiet", "", "", speaker=None, language="en", duration_s=4.0)
+
+
+def test_a_panel_worked_out_by_hand() -> None:
+    score = score_panel([ONE, TWO, SILENT, QUIET], seconds=5.0)
+    assert score.wer == pytest.approx(1 / 6)  # "world" -> "word"
+    assert score.wer_raw == pytest.approx(2 / 6)  # "Hello," and "World."
+    assert score.cer == pytest.approx(1 / 18)  # one of 11 + 7 characters
+    assert score.wer_ci95 == (0.0, 0.5)  # both from "two", both from "one"
+    assert (score.substitutions, score.deletions, score.insertions, score.words) == (1, 0, 0, 6)
+    assert (score.utterances, score.ci_unit, score.seconds) == (4, "utterance", 5.0)
+    assert score.hallucination_rate == 0.5
+    assert score.rtf == pytest.approx(0.5)
+
+
+def test_repeats_of_a_distributed_sampler_are_scored_once() -> None:
+    once = score_panel([ONE, TWO], seconds=1.0)
+    assert score_panel([ONE, TWO, ONE, replace(ONE, hypothesis="padding moved it")], seconds=1.0) == once
+    assert once.utterances == 2
+    assert once.hallucination_rate is None
+
+
+def test_one_id_for_two_utterances_is_refused() -> None:
+    with pytest.raises(InputError, match="'one' has the texts 'Hello, World.'.*'another'"):
+        score_panel([ONE, replace(ONE, reference="another")], seconds=1.0)
+
+
+def test_nothing_to_score_is_refused() -> None:
+    with pytest.raises(InputError, match="got 0 predictions"):
+        score_panel([], seconds=1.0)
+
+
+def test_speakers_are_the_unit_where_there_are_enough_of_them() -> None:
+    # Speakers differ and their utterances do not: five of ten say everything wrong.
+    predictions = [
+        Prediction(f"{speaker}-{index}", "a b", "x y" if speaker < 5 else "a b", f"speaker {speaker}", "en", 1.0)
+        for speaker in range(10)
+        for index in range(20)
+    ]
+    score = score_panel(predictions, seconds=1.0)
+    unknown = score_panel([replace(each, speaker=None) for each in predictions], seconds=1.0)
+    assert (score.ci_unit, unknown.ci_unit) == ("speaker", "utterance")
+    assert score.wer == unknown.wer == 0.5
+    assert score.wer_ci95 == (0.2, 0.8)  # Binomial(10, .5) / 10
+    assert unknown.wer_ci95 == pytest.approx((0.43, 0.57), abs=0.006)  # .5 -+ 1.96 * .5 / sqrt(200)
+
+
+def test_a_panel_without_speech_has_a_hallucination_rate_and_no_other() -> None:
+    score = score_panel([SILENT, QUIET], seconds=1.0)
+    assert score.hallucination_rate == 0.5
+    assert score.words == 0
+    assert all(math.isnan(value) for value in (score.wer, score.wer_raw, score.cer, *score.wer_ci95))
+
+
+def test_cer_of_an_unspaced_language_ignores_punctuation() -> None:
+    score = score_panel([Prediction("zh", "你好，世界", "你好世间", None, "zh", 1.0)], seconds=1.0)
+    assert score.cer == 0.25
+    assert all(math.isnan(value) for value in score.wer_ci95)  # one utterance shows no spread
+
+
+def test_the_rate_lies_in_an_interval_of_no_width() -> None:
+    # 1/3 in float32 is greater than 1/3 in float64.
+    score = score_panel([replace(ONE, id=str(index), reference="a b c", hypothesis="a b") for index in range(3)], 1.0)
+    assert score.wer_ci95 == (score.wer, score.wer) == (1 / 3, 1 / 3)

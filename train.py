@@ -1,0 +1,91 @@
+"""Fine-tune a Whisper and say what it bought: `python train.py`, one word changed per experiment.
+
+    python train.py
+    python train.py finetune=lora
+    python train.py data=manifest data.train=train.jsonl data.validation=dev.jsonl data.test=test.jsonl
+"""
+
+import time
+
+LAUNCHED_AT = time.time()  # before the slow imports: run.json tells how long the first step took from here
+
+import hydra  # noqa: E402
+import lightning as L  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from attune.audio.context import FullContext  # noqa: E402
+from attune.data.audit import write_rejections  # noqa: E402
+from attune.data.module import SpeechDataModule  # noqa: E402
+from attune.model.finetune.base import apply_finetuning, merge_additions  # noqa: E402
+from attune.model.save import save_whisper  # noqa: E402
+from attune.model.scratch import obtain_tokens, obtain_whisper  # noqa: E402
+from attune.report.finish import describe_run, finish_report, keep_record, print_result, start_record  # noqa: E402
+from attune.train.callbacks.checkpoints import Checkpoints  # noqa: E402
+from attune.train.callbacks.progress import ProgressLine  # noqa: E402
+from attune.train.callbacks.throughput import Throughput  # noqa: E402
+from attune.train.loggers import close_wandb, make_loggers  # noqa: E402
+from attune.train.module import WhisperModule  # noqa: E402
+from attune.train.scoring import score  # noqa: E402
+from attune.use.config import build, open_run, plain, speak_plainly  # noqa: E402
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+def main(config: DictConfig) -> None:
+    run = open_run(config)
+    config, console = run.config, Console()
+    L.seed_everything(config.seed, workers=True, verbose=False)
+
+    # The data first: whatever is wrong with it is said before a weight is loaded.
+    size = build(config.model.scratch)
+    tokens = obtain_tokens(config.model.name_or_path, size)
+    data = SpeechDataModule(
+        build(config.data.corpus),
+        tokens,
+        build(config.context),
+        batch_window_s=config.data.batch_window_s,
+        evaluation_batch_window_s=config.data.evaluation_batch_window_s,
+        max_rejected=config.data.max_rejected,
+        workers=config.data.workers,
+        seed=config.seed,
+    )
+    data.prepare()
+
+    finetune = build(config.finetune)
+    whisper = obtain_whisper(config.model.name_or_path, tokens, size)
+    parameters = apply_finetuning(finetune, whisper.network)
+    module = WhisperModule(
+        whisper, finetune, build(config.objective), steps=config.trainer.max_steps, **plain(config.optimizer)
+    )
+
+    run.start()
+    write_rejections(data.rejections, run.folder / "rejected.csv")
+    record = start_record(plain(config), parameters, data)
+    describe_run(console, record, data, run.folder, module.learning_rate)
+    loggers = make_loggers(run.folder, config.name, plain(config), **plain(config.logger))
+    speed, checkpoints = Throughput(LAUNCHED_AT), Checkpoints(run.folder)
+    callbacks = [speed, ProgressLine(console), *checkpoints.callbacks]
+    trainer = build(config.trainer, folder=str(run.folder), loggers=loggers, callbacks=callbacks)
+
+    with keep_record(record, run.folder):
+        untouched = score(trainer, module, data, data.panels)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoints.resume_from if run.resumed else None, weights_only=True)
+        checkpoints.load_best(module)
+        tuned = score(trainer, module, data, data.panels)
+
+        # Other programs pad to 30 s, so both models are judged there too: the untouched one is loaded once more for it.
+        if data.context.name != "full":
+            tuned.add(score(trainer, module, data, ["test"], FullContext()))
+            module.whisper = obtain_whisper(config.model.name_or_path, tokens, size)
+            untouched.add(score(trainer, module, data, ["test"], FullContext()))
+
+        merge_additions(finetune, whisper.network)
+        save_whisper(whisper, run.folder / "model")
+        record.train = speed.summary(trainer.global_step, module)
+        shown = finish_report(run.folder, record, untouched, tuned, data)
+    print_result(console, record, run.folder)
+    close_wandb(loggers, {"baseline": record.baseline, "result": record.result, "train": record.train}, shown)
+
+
+if __name__ == "__main__":
+    speak_plainly(main)
