@@ -12,7 +12,6 @@ LAUNCHED_AT = time.time()  # before the slow imports: run.json tells how long th
 import hydra  # noqa: E402
 import lightning as L  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
-from rich.console import Console  # noqa: E402
 
 from attune.audio.context import FullContext  # noqa: E402
 from attune.data.audit import write_rejections  # noqa: E402
@@ -28,12 +27,18 @@ from attune.train.loggers import close_wandb, make_loggers  # noqa: E402
 from attune.train.module import WhisperModule  # noqa: E402
 from attune.train.scoring import score  # noqa: E402
 from attune.use.config import build, open_run, plain, speak_plainly  # noqa: E402
+from attune.use.screen import make_console, settle_screen  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> None:
+    speak_plainly(lambda: train(config))  # in here as well: Hydra would print a line of its own about the exception
+
+
+def train(config: DictConfig) -> None:
+    settle_screen()
     run = open_run(config)
-    config, console = run.config, Console()
+    config, console = run.config, make_console()
     L.seed_everything(config.seed, workers=True, verbose=False)
 
     # The data first: whatever is wrong with it is said before a weight is loaded.

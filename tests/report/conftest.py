@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from hostile import HOSTILE
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,7 +24,6 @@ SENTENCES = (
     "a cold wind came down from the hills and the lamps went out",
 )
 MISHEARD = {"the": "a", "was": "is", "in": "and", "harbour": "harper", "garden": "guarding", "three": "tree"}
-HOSTILE = '<script>alert("x")</script> & <b>bold</b>'
 
 
 def mishear(text: str, rate: float, rng: random.Random) -> str:

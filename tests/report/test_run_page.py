@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from conftest import HOSTILE
+from hostile import HOSTILE
 from jaxtyping import Float
 from torch import Tensor
 

@@ -1,6 +1,7 @@
 """Path or bytes -> mono waveform at 16 kHz, and every constant of Whisper's audio front end."""
 
 import io
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
@@ -51,23 +52,33 @@ def load_waveform(
             rate_hz = file.samplerate
             first = int((start_s or 0.0) * rate_hz)
             last = file.frames if end_s is None else min(int(end_s * rate_hz), file.frames)
+            if first > 0 and first >= file.frames:
+                raise AudioError(f"cut: it ends at {file.frames / rate_hz:.2f} s, before start_s={start_s:g}")
             if first > 0:
-                file.seek(min(first, file.frames))
+                file.seek(first)
             samples = file.read(max(last - first, 0), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
-        raise AudioError(f"cannot be decoded: {_reason(error, source)}") from None
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError):
+        raise AudioError(f"cannot be decoded: {_reason(source)}") from None
     return resample(torch.from_numpy(samples).mean(dim=1), rate_hz)
 
 
 def resample(waveform: Float[Tensor, "*batch sample"], rate_hz: int) -> Float[Tensor, "*batch resampled"]:
-    """Bring a waveform from any rate to 16 kHz (torchaudio's windowed sinc)."""
-    return waveform if rate_hz == SAMPLE_RATE_HZ else _resampler(rate_hz)(waveform)
+    """Bring a waveform from any rate to 16 kHz (torchaudio's windowed sinc); one without samples stays without."""
+    if rate_hz == SAMPLE_RATE_HZ or waveform.shape[-1] == 0:
+        return waveform
+    return _resampler(rate_hz)(waveform)
 
 
 @lru_cache(maxsize=32)
 def _resampler(rate_hz: int) -> torchaudio.transforms.Resample:
-    # The kernel depends on the two rates alone; computing it costs more than applying it to a short clip.
-    return torchaudio.transforms.Resample(rate_hz, SAMPLE_RATE_HZ)
+    """The kernel depends on the two rates alone; computing it costs more than applying it to a short clip.
+
+    Its size is the product of the two rates without their common divisor: at 44,101 Hz that would be several GB. Every
+    usual rate is a fraction of 16 kHz with a denominator of at most 640; others are taken to the nearest within 1000,
+    one millionth away.
+    """
+    ratio = Fraction(rate_hz, SAMPLE_RATE_HZ).limit_denominator(1000)
+    return torchaudio.transforms.Resample(ratio.numerator, ratio.denominator)
 
 
 def compute_fault(waveform: Float[Tensor, "sample"]) -> str | None:
@@ -91,9 +102,9 @@ def encode_wav(waveform: Float[Tensor, "sample"]) -> bytes:
     return buffer.getvalue()
 
 
-def _reason(error: Exception, source: str | Path | bytes) -> str:
+def _reason(source: str | Path | bytes) -> str:
     if isinstance(source, bytes):
-        return f"{str(error).splitlines()[0]} ({len(source)} bytes)"
+        return f"its {len(source)} bytes are not a file that libsndfile reads"
     path = Path(source)
     if not path.is_file():
         return f"there is no file {path}"

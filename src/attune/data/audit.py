@@ -62,7 +62,8 @@ def reject_broken_audio(
     rejections: list[Rejection] = []
     for split, dataset in splits.items():
         with ThreadPoolExecutor(THREADS) as pool:
-            verdicts = list(pool.map(_listen, dataset))
+            # Rows are read in the threads: handed over, the sound of a whole corpus would wait in the pool's queue.
+            verdicts = list(pool.map(lambda index: _listen(dataset[index]), range(len(dataset))))
         bad = [_reject(split, row, reason) for row, (reason, _) in zip(_places(dataset), verdicts, strict=True) if reason]
         _check_share(split, len(bad), len(dataset), max_rejected, bad)
         good = [index for index, (reason, _) in enumerate(verdicts) if not reason]

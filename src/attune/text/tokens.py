@@ -96,7 +96,13 @@ class Tokens:
         )
 
     def prefix(self, language: str, task: str = "transcribe", timestamps: bool = False) -> list[int]:
-        """The ids that stand before the text: start, language, task and, unless `timestamps`, <|notimestamps|>."""
+        """The ids that stand before the text: start, language, task and, unless `timestamps`, <|notimestamps|>.
+
+        Raises:
+            InputError: Whisper knows no such language or task.
+        """
+        if task not in self.tasks:
+            raise InputError(f"Whisper knows no task {task!r}; the corpus' column 'task' is {' or '.join(self.tasks)}.")
         ids = [self.start]
         if self.is_multilingual:
             ids += [self.languages[self.language_code(language)], self.tasks[task]]

@@ -103,11 +103,8 @@ def _make_wandb(folder: Path, name: str, config: Mapping[str, Any], project: str
 
     chosen = os.environ.get("WANDB_MODE") or (("online" if has_wandb_key() else "offline") if mode == "auto" else mode)
     settings = wandb.Settings(console="off", silent=True, init_timeout=20)
-    logger = WandbLogger(
-        name=name, save_dir=folder, project=project, mode=chosen, settings=settings, config=dict(config)  # type: ignore[arg-type]
-    )
-    _ = logger.experiment  # starts the run now, where a fault is caught
-    return logger
+    run = wandb.init(project=project, name=name, dir=folder, mode=chosen, settings=settings, config=dict(config))  # type: ignore[arg-type]
+    return WandbLogger(experiment=run)
 
 
 def close_wandb(loggers: Sequence[Logger], summary: Mapping[str, Any], shown: Sequence[Shown]) -> None:
@@ -118,7 +115,7 @@ def close_wandb(loggers: Sequence[Logger], summary: Mapping[str, Any], shown: Se
     try:
         logger.experiment.log({"predictions/test": _make_table(shown)})
         logger.experiment.summary.update(dict(summary))
-        logger.experiment.finish(quiet=True)
+        logger.experiment.finish()
     except Exception as error:
         log.warning("W&B did not close cleanly (%s); the run folder is complete.", error)
 

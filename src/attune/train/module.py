@@ -68,15 +68,13 @@ class WhisperModule(L.LightningModule):
         self.utterances_seen = 0
         self.audio_seen_s = 0.0
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device, non_blocking=True)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         terms = self.objective.loss(self.whisper, batch)
         self.window_tokens += terms.tokens
         self.utterances_seen += len(batch)
         self.audio_seen_s += float(batch.lengths.sum()) / SAMPLE_RATE_HZ
         self._log_loss("train/loss", terms, len(batch), on_step=True)
+        self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return terms.total * self.trainer.accumulate_grad_batches  # Lightning divides by it; we divide by tokens instead
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

@@ -50,6 +50,7 @@ def make_trainer(
         devices=devices,
         strategy=strategy,
         enable_model_summary=False,
+        enable_progress_bar=False,  # train/callbacks/progress.py draws ours
         use_distributed_sampler=False,
         benchmark=False,
     )

@@ -1,13 +1,17 @@
 """Your own recordings: a JSONL, CSV or TSV file with one utterance a row."""
 
+import base64
+import binascii
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from datasets import Dataset
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from attune.data.corpora.schema import build_dataset
 from attune.errors import InputError
@@ -79,6 +83,7 @@ class ManifestCorpus:
             raise InputError(
                 f"{place} has no language. Give data.language=CODE for the whole corpus, or a column 'language'."
             )
+        row["language"] = TO_LANGUAGE_CODE.get(row["language"].lower(), row["language"].lower())
         return row
 
     def _required(self, raw: Mapping[str, Any], name: str, place: str, blank: bool = False) -> Any:
@@ -96,15 +101,38 @@ def read_rows(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, row) of a JSONL, CSV or TSV file, in the file's order."""
     if path.suffix not in SUFFIXES:
         raise InputError(f"{key}: {path} ends in {path.suffix!r}. Accepted: {', '.join(SUFFIXES)}.")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix == ".jsonl":
-            for line, text in enumerate(file, start=1):
-                if text.strip():
-                    yield line, _parse_json(text, path, line)
-        else:
-            reader = csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t")
-            for row in reader:
-                yield reader.line_num, row
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix == ".jsonl":
+                for line, text in enumerate(file, start=1):
+                    if text.strip():
+                        yield line, _parse_json(text, path, line)
+            else:
+                yield from _read_table(file, path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{key}: {path} cannot be read: {error}. It must be text in UTF-8.") from None
+
+
+def _read_table(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """CSV with its quotes. In TSV a quote is a letter like any other, except around a whole field: an opening one that is
+    never closed would otherwise swallow the rows behind it."""
+    is_csv = path.suffix == ".csv"
+    reader = csv.DictReader(file, delimiter="," if is_csv else "\t", quoting=csv.QUOTE_MINIMAL if is_csv else csv.QUOTE_NONE)
+    for row in reader:
+        if None in row:
+            raise InputError(
+                f"{path}, line {reader.line_num} has more fields than the first line has columns: {row[None]} are left "
+                "over. Put a field that holds the delimiter in double quotes, or use JSONL."
+            )
+        yield reader.line_num, row if is_csv else {name: _unquote(field) for name, field in row.items()}
+
+
+def _unquote(field: str | None) -> str | None:
+    """A field that a CSV writer put in quotes, without them."""
+    if field is None or not (len(field) >= 2 and field[0] == field[-1] == '"'):
+        return field
+    inner = field[1:-1].replace('""', "")
+    return field if '"' in inner else field[1:-1].replace('""', '"')
 
 
 def _parse_json(text: str, path: Path, line: int) -> dict[str, Any]:
@@ -124,9 +152,10 @@ def _is_of(split: str, raw: Mapping[str, Any], columns: Mapping[str, str]) -> bo
 
 def _resolve_audio(audio: Any, folder: Path, place: str) -> dict[str, Any]:
     if isinstance(audio, dict) and isinstance(audio.get("bytes"), str):
-        import base64
-
-        return {"path": None, "bytes": base64.b64decode(audio["bytes"])}
+        try:
+            return {"path": None, "bytes": base64.b64decode(audio["bytes"], validate=True)}
+        except binascii.Error as error:
+            raise InputError(f"{place}: audio.bytes is not base64: {error}.") from None
     path = folder / str(audio)
     if not path.is_file():
         raise InputError(f"{place}: there is no audio file {path}.")
@@ -135,6 +164,9 @@ def _resolve_audio(audio: Any, folder: Path, place: str) -> dict[str, Any]:
 
 def _number(value: Any, name: str, place: str) -> float:
     try:
-        return float(value)
+        seconds = float(value)
     except (TypeError, ValueError):
-        raise InputError(f"{place}: {name} is {value!r}; it must be a number of seconds.") from None
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise InputError(f"{place}: {name} is {value!r}; it must be a number of seconds, 0 or more.")
+    return seconds

@@ -35,19 +35,20 @@ class PretrainingCorpus(SyntheticCorpus):
     """A SyntheticCorpus whose `train` panel is a mixture; the other panels are plain.
 
     Args:
-        panels, language, seed, cache_dir: as in SyntheticCorpus.
+        panels, retention, language, seed, cache_dir: as in SyntheticCorpus.
         rates: the mixture, as Rates or its fields.
     """
 
     def __init__(
         self,
         panels: Mapping[str, Panel | Mapping[str, Any]],
+        retention: Mapping[str, Panel | Mapping[str, Any]] | None = None,
         rates: Rates | Mapping[str, Any] | None = None,
         language: str = "en",
         seed: int = 0,
         cache_dir: str | None = None,
     ):
-        super().__init__(panels, language, seed, cache_dir)
+        super().__init__(panels, retention, language, seed, cache_dir)
         self.rates = rates if isinstance(rates, Rates) else Rates(**(rates or {}))
 
     def _plan(self, name: str, panel: Panel) -> list[Utterance]:

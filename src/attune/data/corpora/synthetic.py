@@ -12,11 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from datasets import Dataset
+from datasets.arrow_writer import ArrowWriter
 from jaxtyping import Float
+from rich.progress import track
 from torch import Tensor
 
 from attune.audio.speech import Voice, speak
@@ -74,7 +77,8 @@ class SyntheticCorpus:
     """Rendered panels. The same arguments give the same bytes; a second run finds them in the cache.
 
     Args:
-        panels: split name (train, validation, test, retention/NAME) -> a Panel, or its fields as a mapping.
+        panels: train, validation and test -> a Panel, or its fields as a mapping.
+        retention: NAME -> the panel `retention/NAME`: what the model could do before.
         language: Whisper's code for all of them.
         seed: of the sentences and of the voices' settings.
         cache_dir: where rendered panels are kept; default ATTUNE_CACHE or ~/.cache/attune.
@@ -83,11 +87,13 @@ class SyntheticCorpus:
     def __init__(
         self,
         panels: Mapping[str, Panel | Mapping[str, Any]],
+        retention: Mapping[str, Panel | Mapping[str, Any]] | None = None,
         language: str = "en",
         seed: int = 0,
         cache_dir: str | None = None,
     ):
-        self.panels = {name: panel if isinstance(panel, Panel) else Panel(**panel) for name, panel in panels.items()}
+        named = {**panels, **{f"retention/{name}": panel for name, panel in (retention or {}).items()}}
+        self.panels = {name: panel if isinstance(panel, Panel) else Panel(**panel) for name, panel in named.items()}
         self.language = language
         self.seed = seed
         self.cache_dir = Path(cache_dir or os.environ.get("ATTUNE_CACHE") or Path.home() / ".cache" / "attune")
@@ -131,17 +137,27 @@ def render(utterances: Sequence[Utterance], language: str, folder: Path) -> None
 
     def rows() -> Iterator[dict[str, Any]]:
         with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-            for chunk in pool.map(_speak_chunk, chunks):
+            spoken = pool.map(_speak_chunk, chunks)
+            for chunk in track(spoken, "rendering speech", len(chunks), transient=True):
                 yield from ({**OPTIONAL, "segments": [], "language": language, **row} for row in chunk)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_suffix(f".{os.getpid()}")
-    dataset = Dataset.from_generator(rows, features=FEATURES, cache_dir=str(partial / "build"))
-    dataset.save_to_disk(str(partial / "ready"))
+    with TemporaryDirectory(dir=folder.parent) as partial:
+        # ArrowWriter writes row by row: forty hours of speech never stand in memory.
+        with ArrowWriter(features=FEATURES, path=f"{partial}/data-00000-of-00001.arrow") as writer:
+            for row in rows():
+                writer.write(row)
+            writer.finalize()
+        Dataset.from_file(f"{partial}/data-00000-of-00001.arrow").save_to_disk(f"{partial}/ready")
+        _publish(Path(partial) / "ready", folder)
+
+
+def _publish(ready: Path, folder: Path) -> None:
+    """Rename into place, whole or not at all; another run may have rendered the same panel meanwhile."""
     try:
-        (partial / "ready").rename(folder)
+        ready.rename(folder)
     except OSError:
-        if not folder.is_dir():  # another run rendered the same panel meanwhile: then ours is not needed
+        if not folder.is_dir():
             raise
 
 

@@ -46,17 +46,26 @@ def unfreeze_matching(network: nn.Module, patterns: Iterable[str]) -> None:
     Raises:
         InputError: a pattern matches no parameter; the message lists the nearest names.
     """
-    named = dict(network.named_parameters())
     for pattern in patterns:
-        matched = [name for name in named if fnmatchcase(name, pattern)]
-        if not matched:
-            near = get_close_matches(pattern.replace("*", ""), named, n=4, cutoff=0.2)
-            raise InputError(
-                f"finetune: the pattern {pattern!r} matches no parameter. Nearest names: {', '.join(near)}. "
-                "Patterns are shell-like: model.encoder.layers.0.*, *.encoder_attn.*, *.bias."
-            )
-        for name in matched:
-            named[name].requires_grad_(not is_constant(name))
+        for name, parameter in match_parameters(network, pattern).items():
+            parameter.requires_grad_(not is_constant(name))
+
+
+def match_parameters(network: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
+    """The parameters whose names match a shell-like pattern.
+
+    Raises:
+        InputError: there are none; the message lists the nearest names.
+    """
+    named = dict(network.named_parameters())
+    matched = {name: parameter for name, parameter in named.items() if fnmatchcase(name, pattern)}
+    if not matched:
+        near = get_close_matches(pattern.replace("*", ""), named, n=4, cutoff=0.2)
+        raise InputError(
+            f"finetune: the pattern {pattern!r} matches no parameter. Nearest names: {', '.join(near)}. "
+            "Patterns are shell-like: model.encoder.layers.0.*, *.encoder_attn.*, *.bias."
+        )
+    return matched
 
 
 def is_constant(name: str) -> bool:

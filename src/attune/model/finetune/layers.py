@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from transformers import WhisperForConditionalGeneration
 
-from attune.model.finetune.base import freeze, unfreeze_matching
+from attune.model.finetune.base import freeze, match_parameters, unfreeze_matching
 
 
 class Layers:
@@ -27,12 +27,5 @@ class Layers:
         freeze(network)
         unfreeze_matching(network, self.train)
         for pattern in self.frozen:
-            _freeze_matching(network, pattern)
-
-
-def _freeze_matching(network: WhisperForConditionalGeneration, pattern: str) -> None:
-    from fnmatch import fnmatchcase
-
-    for name, parameter in network.named_parameters():
-        if fnmatchcase(name, pattern):
-            parameter.requires_grad_(False)
+            for parameter in match_parameters(network, pattern).values():
+                parameter.requires_grad_(False)

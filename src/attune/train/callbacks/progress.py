@@ -9,7 +9,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class ProgressLine(Callback):
-    """A Rich progress bar over optimiser steps, with the latest loss and validation WER, and one over scoring."""
+    """A Rich progress bar over optimiser steps, with the latest loss and validation WER, and one over scoring.
+
+    Where the output is no terminal, such as a log file, a line a validation instead.
+    """
 
     def __init__(self, console: Console):
         self.console = console
@@ -26,6 +29,8 @@ class ProgressLine(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._update(values=_values(trainer))
+        if trainer.is_global_zero and not self.console.is_terminal:
+            self.console.print(f"step {trainer.global_step} of {trainer.max_steps}  {_values(trainer)}", highlight=False)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
@@ -44,7 +49,7 @@ class ProgressLine(Callback):
         self._stop()
 
     def _start(self, label: str, total: int, trainer: L.Trainer) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not self.console.is_terminal:
             return
         self.progress = Progress(
             TextColumn("{task.description}"),
