@@ -75,7 +75,8 @@ def train(config: DictConfig) -> None:
     with keep_record(record, run.folder):
         untouched = score(trainer, module, data, data.panels)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoints.resume_from if run.resumed else None, weights_only=True)
-        checkpoints.load_best(module)
+        if config.keep == "best":
+            checkpoints.load_best(module)
         tuned = score(trainer, module, data, data.panels)
 
         # Other programs pad to 30 s, so both models are judged there too: the untouched one is loaded once more for it.

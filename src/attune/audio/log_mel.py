@@ -4,6 +4,7 @@ import torch
 import torchaudio
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.audio_utils import mel_filter_bank
 
 from attune.audio.waveform import HOP_SAMPLES, N_FFT, SAMPLE_RATE_HZ
 
@@ -31,6 +32,12 @@ class LogMel(nn.Module):
             norm="slaney",
             mel_scale="slaney",
         )
+        # torchaudio computes its filters in single precision; near their edges, where a pure tone may lie, that costs up
+        # to 2e-4. transformers computes the same ones in double precision.
+        filters = mel_filter_bank(
+            N_FFT // 2 + 1, n_mels, 0.0, SAMPLE_RATE_HZ / 2, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney"
+        )
+        self.mel.mel_scale.fb.copy_(torch.from_numpy(filters))
         # The filter bank is a constant of the front end, not a weight: it stays out of checkpoints.
         for module in self.mel.modules():
             module._non_persistent_buffers_set.update(module._buffers)

@@ -17,7 +17,9 @@ def save_whisper(whisper: Whisper, folder: Path, dtype: torch.dtype = torch.floa
     """
     network = whisper.network
     network.generation_config = complete_generation_config(network.generation_config, whisper.tokens)
-    state = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
+    weights = network.state_dict()
+    cast = {tensor.data_ptr(): tensor.to(dtype) for tensor in weights.values()}  # tied weights stay one on disk
+    state = {name: cast[tensor.data_ptr()] for name, tensor in weights.items()}
     network.save_pretrained(folder, state_dict=state, safe_serialization=True)
     whisper.tokens.tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=network.config.num_mel_bins).save_pretrained(folder)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
 from attune.errors import InputError
@@ -85,9 +85,28 @@ def make_whisper(tokens: Tokens, scratch: Scratch) -> Whisper:
     )
     network = WhisperForConditionalGeneration(config)
     network.generation_config = complete_generation_config(GenerationConfig(), tokens)
+    initialise(network)
     with torch.no_grad():
         network.model.encoder.embed_positions.weight.copy_(sinusoids(config.max_source_positions, scratch.width))
     return Whisper(network, tokens)
+
+
+@torch.no_grad()
+def initialise(network: WhisperForConditionalGeneration) -> None:
+    """Draw weights with the variance that their inputs ask for: std = gain / sqrt(inputs of one output).
+
+    transformers draws everything with std 0.02, which suits a width of 1280. At 192 the convolutions then hand on a fiftieth
+    of the size of the positions; the optimiser blows them up, positions drown, and no alignment is ever found
+    (docs/log.md, 2026-11-24). Gain 2^0.5 in front of a GELU (He et al. 2015), 1 elsewhere.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv1d) and "proj_out" not in name:
+            inputs = module.weight[0].numel()
+            gain = 2.0 if isinstance(module, nn.Conv1d) or name.endswith("fc1") else 1.0
+            module.weight.normal_(std=(gain / inputs) ** 0.5)
+    width = network.config.d_model
+    network.model.decoder.embed_tokens.weight.normal_(std=width**-0.5)  # tied to the output: logits start near +-1
+    network.model.decoder.embed_positions.weight.normal_(std=width**-0.5)
 
 
 def sinusoids(length: int, width: int, longest: float = 10_000.0) -> Float[Tensor, "length width"]:

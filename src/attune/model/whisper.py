@@ -103,7 +103,8 @@ def load_whisper(name_or_path: str, tokens: Tokens) -> Whisper:
         raise _unreadable(name_or_path, error) from None
     if network.generation_config is not None:
         network.generation_config.forced_decoder_ids = None
-    return Whisper(network, tokens)
+    # transformers hands over a model in evaluation mode, in which an adapter's dropout would stay off; Lightning keeps it so.
+    return Whisper(network.train(), tokens)
 
 
 def complete_generation_config(config: GenerationConfig | None, tokens: Tokens) -> GenerationConfig:
@@ -111,8 +112,6 @@ def complete_generation_config(config: GenerationConfig | None, tokens: Tokens) 
     config = config or GenerationConfig()
     needed = {
         "is_multilingual": tokens.is_multilingual,
-        "lang_to_id": {f"<|{code}|>": index for code, index in tokens.languages.items()},
-        "task_to_id": dict(tokens.tasks),
         "no_timestamps_token_id": tokens.no_timestamps,
         "prev_sot_token_id": tokens.start_of_prompt,
         "max_length": tokens.max_tokens,
@@ -125,6 +124,9 @@ def complete_generation_config(config: GenerationConfig | None, tokens: Tokens) 
         "eos_token_id": tokens.end_of_text,
         "pad_token_id": tokens.end_of_text,
     }
+    if tokens.is_multilingual:  # with these an English-only Whisper would be given a language token, which ruins it
+        needed["lang_to_id"] = {f"<|{code}|>": index for code, index in tokens.languages.items()}
+        needed["task_to_id"] = dict(tokens.tasks)
     for name, value in needed.items():
         if getattr(config, name, None) is None:
             setattr(config, name, value)

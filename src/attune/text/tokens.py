@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from transformers import WhisperTokenizer
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
+from attune.audio.waveform import WINDOW_S
 from attune.errors import InputError
 from attune.text.normalise import spells_without_spaces
 
@@ -61,8 +62,9 @@ class Tokens:
         self.no_timestamps = self._id("<|notimestamps|>")
         self.start_of_prompt = self._id("<|startofprev|>")
         self.no_speech = self._id("<|nospeech|>", "<|nocaptions|>")
-        self.first_timestamp = self._id("<|0.00|>")
-        self.last_timestamp = self._id("<|30.00|>")
+        # Some published tokenizers do not name the timestamps, but in every Whisper they follow <|notimestamps|>.
+        self.first_timestamp = self.no_timestamps + 1
+        self.last_timestamp = self.first_timestamp + round(WINDOW_S / SECONDS_PER_TIMESTAMP)
         self.tasks = {task: self._id(f"<|{task}|>") for task in ("transcribe", "translate")}
         between = range(self.start + 1, min(self.tasks.values()))
         self.languages = {str(tokenizer.convert_ids_to_tokens(i)).strip("<|>"): i for i in between}

@@ -1,8 +1,8 @@
 """The `attune` command: what is done beside a run, or after it.
 
-A subcommand is one function `add_NAME(commands)`, listed in COMMANDS: it declares its arguments and sets `run`, which takes
-them and returns the exit code (0: all went well, 1: some files failed; 2 is bad input). torch takes seconds to import,
-so what needs it is imported inside `run`, after the arguments have been checked.
+A subcommand is one function `add_NAME(commands)`, listed in COMMANDS: it declares its arguments and sets `run`, which
+takes them and returns the exit code (0: all went well, 1: some files failed; 2 is bad input). torch takes seconds to
+import, so what needs it is imported inside `run`, after the arguments have been checked.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="attune", description="Use a Whisper that was fine-tuned, or any other. Training: python train.py")
+    parser = _Parser(prog="attune", description="Use a Whisper, fine-tuned or not. Training: python train.py")
     parser.add_argument("--version", action="version", version=f"attune {version('attune')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in COMMANDS:
@@ -63,9 +63,15 @@ def add_transcribe(commands: Any) -> None:
     parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run folder, a model folder, a hub name, or 'nano'")
     parser.add_argument("files", metavar="FILE", nargs="+", help="an audio file")
     parser.add_argument("--language", help="a code or an English name: en, Swahili (default: detected in each file)")
-    parser.add_argument("--task", choices=["transcribe", "translate"], default="transcribe", help="translate: into English")
     parser.add_argument(
-        "--format", action="extend", type=_formats, metavar="NAMES", help=f"of {', '.join(SUFFIXES)}; repeat or use commas"
+        "--task", choices=["transcribe", "translate"], default="transcribe", help="translate: to English"
+    )
+    parser.add_argument(
+        "--format",
+        action="extend",
+        type=_formats,
+        metavar="NAMES",
+        help=f"of {', '.join(SUFFIXES)}; repeat or use commas",
     )
     parser.add_argument(
         "--output-dir",
@@ -78,8 +84,8 @@ def add_transcribe(commands: Any) -> None:
     parser.add_argument(
         "--timestamps",
         action=argparse.BooleanOptionalAction,
-        help="let the decoder write times (default: for json, srt and vtt, and for audio above 30 s, which it then follows "
-        "from time to time; without them long audio is cut at quiet moments)",
+        help="let the decoder write times (default: for json, srt and vtt, and for audio above 30 s, which it then "
+        "follows from time to time; without them long audio is cut at quiet moments)",
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.set_defaults(run=run_transcribe)
@@ -104,10 +110,10 @@ def run_transcribe(arguments: argparse.Namespace) -> int:
     from attune.audio.waveform import AudioError
     from attune.use.transcribe import check_language, load_listening, transcribe
 
-    logging.set_verbosity_error()  # its hints about generation flags are for programmers, and stand between the texts
     logging.disable_progress_bar()
     whisper = load_listening(arguments.model, arguments.device)
     language = check_language(whisper.tokens, arguments.language, arguments.task)
+    logging.set_verbosity_error()  # after loading: its `generate` warns of a call inside itself, between our lines
     failed = 0
     for file in arguments.files:
         try:
@@ -125,8 +131,8 @@ def choose_timestamps(formats: Sequence[str], asked: bool | None) -> bool | None
     impossible = MADE_OF_TIMES.intersection(formats)
     if asked is False and impossible:
         raise InputError(
-            f"--no-timestamps with --format {','.join(sorted(impossible))}: subtitles are made of times. Leave one of the "
-            "two out, or ask for text or json."
+            f"--no-timestamps with --format {','.join(sorted(impossible))}: subtitles are made of times. Leave one of "
+            "the two out, or ask for text or json."
         )
     return True if asked is None and WITH_TIMES.intersection(formats) else asked
 
@@ -144,9 +150,9 @@ def plan_outputs(files: Sequence[str], formats: Sequence[str], folder: Path | No
         for path in (path for path in outputs[file].values() if path is not None):
             other = writers.setdefault(path.resolve(), file)
             if other != file:
-                raise InputError(f"{other} and {file} would both be written to {path}. Transcribe them in two commands.")
+                raise InputError(f"{other} and {file} would both be written to {path}. Use two commands.")
             if path.exists() and not overwrite:
-                raise InputError(f"{path} exists. Add --overwrite to replace it, or choose another place by --output-dir.")
+                raise InputError(f"{path} exists. Add --overwrite to replace it, or choose another --output-dir.")
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(f"--output-dir={folder} is a file. Give a folder; it is made where it does not exist.")
     return outputs

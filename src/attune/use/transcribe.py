@@ -3,8 +3,8 @@
 Whisper hears 30 s at once. Longer recordings are heard by its sequential algorithm (Radford et al. 2022, section 3.8):
 the window goes on from the last time that the decoder wrote down, and a passage that came out garbled is decoded again
 at a higher temperature. transformers' `generate` makes the tokens of one window; the walk through the windows is ours,
-because its own keeps every window's logits until the end (93 MB each with the real vocabulary), breaks off with an
-exception when it gets `encoder_outputs` together with a threshold, and pads the last window with log-mel zeros.
+because its own keeps every window's logits until the end (2.5 GB an hour with whisper-tiny.en), breaks off with an
+exception when it gets `encoder_outputs` together with a threshold, and pads the last window with zeros of log-mel.
 """
 
 import json
@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-import soundfile
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,10 +29,11 @@ from attune.text.normalise import spells_without_spaces
 from attune.text.tokens import SECONDS_PER_TIMESTAMP, Segment, Tokens
 
 WINDOW_SAMPLES = int(WINDOW_S * SAMPLE_RATE_HZ)
-BLOCK_S = 600  # of a file that are decoded at once: an hour of 48 kHz stereo is 1.4 GB, at 16 kHz in mono 0.23 GB
+BLOCK_S = 60  # of a file that are decoded at once: an hour of 48 kHz stereo is 1.4 GB, at 16 kHz in mono 0.23 GB
 EDGE_S = 1  # more than resampling looks ahead or back, so that blocks join without a seam
 CUT_WITHIN_S = 6.0  # without timestamps, a window ends at the quietest moment of its last seconds
 PAUSE_S = 0.2  # what has to be quiet
+CUT_OFF_S = 0.5  # a segment that ends so close to the window's end was cut by it
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Listener:
         whisper: in evaluation mode, on its device.
         language: a code that the model knows; None detects it in the first window that is not silent.
         task: transcribe or translate.
-        timestamps: whether the decoder writes times. Without them a window is decoded exactly as `attune` scores models,
+        timestamps: whether the decoder writes times. Without them a window is decoded exactly as a run scores models,
             greedily and once, and longer recordings are cut at quiet moments.
     """
 
@@ -124,9 +125,9 @@ class Listener:
         return Heard([Segment(0.0, window_s, self.whisper.tokens.transcript(attempt.ids))], window_s)
 
     def _decode(self, window: Float[Tensor, "sample"]) -> Attempt:
-        # The log-mel is made of each window by itself, and not of the whole file: its floor lies 80 dB below the loudest
-        # moment of what it is given, and the model was trained on windows. One bang must not drown quiet speech an hour
-        # later, and a recording of 31 s must sound like one of 29 s. The padding is silent audio, as in training.
+        # The log-mel is made of each window by itself, not of the whole file as in openai/whisper: its floor lies 80 dB
+        # below the loudest moment of what it is given, and models are trained on windows. One bang must not drown quiet
+        # speech an hour later, and 31 s must sound like 29 s. The padding is silent audio, as in training.
         padded = functional.pad(window, (0, WINDOW_SAMPLES - len(window)))
         states = self.whisper.encode(padded[None].to(self.whisper.network.device))
         self.language = self.language or self._detect_language(states)
@@ -159,18 +160,19 @@ class Listener:
         self, states: Float[Tensor, "1 position width"], prefix: Sequence[int], limit: int, temperature: float
     ) -> list[int]:
         """New ids by transformers, under Whisper's rules for timestamps; <|endoftext|> left out."""
-        sequence = self.whisper.network.generate(
+        # transformers would draw from the 50 likeliest tokens; openai/whisper draws from all.
+        sampling: dict[str, Any] = {"do_sample": True, "top_k": 0} if temperature > 0 else {"do_sample": False}
+        output: Any = self.whisper.network.generate(
             encoder_outputs=BaseModelOutput(states),  # type: ignore[arg-type]
             decoder_input_ids=torch.tensor([prefix], device=states.device),
             language=f"<|{self.language}|>" if self.whisper.tokens.is_multilingual else None,
             return_timestamps=True,
             temperature=temperature,
-            do_sample=temperature > 0,
             max_length=limit,  # Whisper's own `generate` adds the prefix to it
             force_unique_generate_call=True,  # else it goes on behind the last timestamp, in a window padded with 0.0
-            **({"top_k": 0} if temperature > 0 else {}),
-        )[0].tolist()
-        return [token for token in sequence[len(prefix) :] if token != self.whisper.tokens.end_of_text]
+            **sampling,
+        )
+        return [token for token in output[0, len(prefix) :].tolist() if token != self.whisper.tokens.end_of_text]
 
     def _judge(self, states: Float[Tensor, "1 position width"], prefix: Sequence[int], ids: list[int]) -> Attempt:
         """Read an attempt back in one pass: how sure was the model of its words, and that there were any?"""
@@ -210,7 +212,9 @@ def split_segments(tokens: Tokens, ids: Sequence[int], window_s: float, more: bo
     """Whisper's reading of timestamps: two in a row end a segment and begin the next.
 
     Where the decoder began a segment that it did not end, the window moves to that beginning, and the segment is heard
-    whole. Where it ended the last one, nothing is said behind it, and the window moves on by its whole length.
+    whole. Where it ended the last one, nothing is said behind it, and the window moves on by its whole length. Beyond
+    openai/whisper: a last segment that ends at the window's very end is heard again too, because a model that was
+    fine-tuned on whole utterances has never seen one that the window cut, and ends it there.
 
     Args:
         ids: as decoded, without prefix and <|endoftext|>.
@@ -221,6 +225,8 @@ def split_segments(tokens: Tokens, ids: Sequence[int], window_s: float, more: bo
     is_ended = is_time[-2:] == [False, True]
     bounds = [0, *cuts, len(ids)] if is_ended or not cuts else [0, *cuts]
     segments = [_read_segment(tokens, ids[start:end], window_s) for start, end in pairwise(bounds)]
+    if is_ended and more and cuts and segments[-1].end_s > window_s - CUT_OFF_S:
+        return Heard(segments[:-1], segments[-1].start_s)
     return Heard(segments, window_s if is_ended or not cuts else segments[-1].end_s)
 
 
@@ -294,9 +300,7 @@ def transcribe(
 
 
 def load_recording(file: str) -> Float[Tensor, "sample"]:
-    """A file of any length at 16 kHz, decoded in blocks: 0.23 GB an hour, whatever its rate and its channels."""
-    if Path(file).is_file() and _count_frames(file) == 0:
-        raise AudioError("empty: 0.000 s of audio")
+    """A file of any length at 16 kHz, decoded in blocks: 0.23 GB an hour; 0.9 GB while they are joined."""
     blocks, start_s = [], 0
     while not blocks or len(blocks[-1]) == BLOCK_S * SAMPLE_RATE_HZ:
         lead_s = min(start_s, EDGE_S)
@@ -311,13 +315,6 @@ def load_recording(file: str) -> Float[Tensor, "sample"]:
     return waveform
 
 
-def _count_frames(file: str) -> int | None:
-    try:
-        return soundfile.info(file).frames
-    except soundfile.SoundFileError:
-        return None  # load_waveform says why
-
-
 def find_model(run_or_model: str) -> str:
     """A run folder -> the model in it; any other name stays.
 
@@ -329,7 +326,7 @@ def find_model(run_or_model: str) -> str:
         return run_or_model
     if not (folder / "model" / "config.json").is_file():
         raise InputError(
-            f"{folder} is a run without a model: it has not finished, or it failed (see status in {folder / 'run.json'}). "
+            f"{folder} is a run without a model: it has not finished, or it failed (see its run.json). "
             f"Go on with it: python train.py resume={folder}"
         )
     return str(folder / "model")
@@ -359,7 +356,7 @@ def check_language(tokens: Tokens, language: str | None, task: str) -> str | Non
         InputError: the model is English-only, or knows no such language.
     """
     if not tokens.is_multilingual and (task == "translate" or (language and language.lower() not in ("en", "english"))):
-        raise InputError("This Whisper is English-only: it takes no --language but 'en' and no --task but 'transcribe'.")
+        raise InputError("This Whisper is English-only: it takes --language=en and --task=transcribe, no others.")
     try:
         return tokens.language_code(language) if language and tokens.is_multilingual else language
     except InputError as error:
@@ -373,9 +370,9 @@ def format_text(transcript: Transcript) -> str:
 
 def format_json(transcript: Transcript) -> str:
     """{file, duration_s, language, text, segments: [{start_s, end_s, text}]}, times to the millisecond."""
-    values = asdict(transcript) | {"duration_s": round(transcript.duration_s, 3)}
-    for segment in values["segments"]:
-        segment |= {"start_s": round(segment["start_s"], 3), "end_s": round(segment["end_s"], 3)}
+    values = asdict(transcript)
+    for timed in (values, *values["segments"]):
+        timed |= {name: round(value, 3) for name, value in timed.items() if isinstance(value, float)}
     return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
 
 

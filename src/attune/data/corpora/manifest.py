@@ -124,7 +124,7 @@ def _read_table(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any]]
                 f"{path}, line {reader.line_num} has more fields than the first line has columns: {row[None]} are left "
                 "over. Put a field that holds the delimiter in double quotes, or use JSONL."
             )
-        yield reader.line_num, row if is_csv else {name: _unquote(field) for name, field in row.items()}
+        yield reader.line_num, row if is_csv else {_unquote(name): _unquote(field) for name, field in row.items()}
 
 
 def _unquote(field: str | None) -> str | None:

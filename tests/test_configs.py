@@ -1,0 +1,81 @@
+"""Every YAML composes, and binds the real signature of what it describes."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from attune.train.loggers import make_loggers
+from attune.train.module import WhisperModule
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FRAGMENTS = {"data/settings"}  # what other options of the group include
+OPTIONS = sorted(
+    name for path in CONFIGS.glob("*/*.yaml") if (name := f"{path.parent.name}/{path.stem}") not in FRAGMENTS
+)
+# What the run adds to a node before it calls its target.
+ADDED = {"trainer": {"callbacks": [], "loggers": [], "folder": ""}}
+USERS = ["data.train=a.jsonl", "data.validation=b.jsonl"]
+
+
+def compose_with(option: str) -> dict[str, Any]:
+    group, name = option.split("/")
+    words = [f"{'+' if group == 'experiment' else ''}{group}={name}".removeprefix("+")]
+    words += USERS if option == "data/manifest" else []
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", [*words, "name=test"])
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def find_targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from find_targets(value, f"{path}.{key}".strip("."))
+
+
+def test_there_are_options() -> None:
+    assert len(OPTIONS) >= 20
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_composes_and_binds(option: str) -> None:
+    config = compose_with(option)
+    targets = dict(find_targets(config))
+    assert {"context", "data.corpus", "finetune", "objective", "trainer"} <= targets.keys()
+    for path, node in targets.items():
+        signature = inspect.signature(get_object(node["_target_"]))
+        assert all(parameter.kind is not parameter.VAR_KEYWORD for parameter in signature.parameters.values()), path
+        arguments = {key: value for key, value in node.items() if key != "_target_"} | ADDED.get(path, {})
+        signature.bind(**arguments)
+        nested = [inner for key, value in node.items() for inner, _ in find_targets(value, key)]
+        assert not nested, f"{path}: _target_ stands on leaves only, not in {nested}"
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith(("optimizer/", "logger/"))])
+def test_scalars_without_a_target_bind_too(option: str) -> None:
+    config = compose_with(option)
+    inspect.signature(WhisperModule).bind(None, None, None, steps=1, **config["optimizer"])
+    inspect.signature(make_loggers).bind(CONFIGS, "name", {}, **config["logger"])
+
+
+def test_an_experiment_says_only_what_differs() -> None:
+    for path in (CONFIGS / "experiment").glob("*.yaml"):
+        text = path.read_text()
+        assert text.startswith("# @package _global_")
+        assert "_target_" not in text
+        assert set(yaml.safe_load(text)) <= {"defaults", "name", "keep", "seed", *(p.name for p in CONFIGS.iterdir())}
+
+
+def test_language_codes_are_text() -> None:
+    """Unquoted, YAML takes Norwegian for False."""
+    for path in CONFIGS.rglob("*.yaml"):
+        for _, node in find_targets({"root": yaml.safe_load(path.read_text())}):
+            assert isinstance(node.get("language", ""), str | None)

@@ -1,0 +1,59 @@
+"""The house's walls: a room imports only from rooms above it, a file only from files above it in its room."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "attune"
+# In reading order. A new file is placed here, or the test fails.
+HOUSE = """
+errors
+audio.waveform audio.log_mel audio.context audio.speech
+text.normalise text.sentences text.tokenizer text.tokens
+data.corpora.schema data.corpora.manifest data.corpora.synthetic data.corpora.pretraining
+data.audit data.sampling data.batch data.module
+model.whisper model.scratch model.save
+model.finetune.base model.finetune.full model.finetune.layers model.finetune.lora model.finetune.ctc
+model.decode
+score.metrics score.statistics score.panel
+train.schedule train.objective.cross_entropy train.objective.joint_ctc train.module
+train.callbacks.checkpoints train.callbacks.progress train.callbacks.throughput
+train.loggers train.trainer train.scoring
+report.record report.figures report.run_page report.finish
+use.transcribe use.config use.screen use.cli
+""".split()
+KNOW_HYDRA = {"use.config", "use.cli"}
+
+
+def find_modules() -> list[str]:
+    paths = (path.relative_to(SOURCE).with_suffix("") for path in SOURCE.rglob("*.py") if path.name != "__init__.py")
+    return sorted(".".join(path.parts) for path in paths)
+
+
+def find_imports(module: str) -> set[str]:
+    """Dotted names that a file imports, wherever in it the import stands."""
+    tree = ast.parse(SOURCE.joinpath(*module.split(".")).with_suffix(".py").read_text())
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def test_every_file_has_its_place() -> None:
+    assert find_modules() == sorted(HOUSE)
+
+
+@pytest.mark.parametrize("module", HOUSE)
+def test_imports_go_up(module: str) -> None:
+    ours = {name.removeprefix("attune.") for name in find_imports(module)}
+    above = set(HOUSE[: HOUSE.index(module)])
+    assert ours & set(HOUSE) <= above
+
+
+@pytest.mark.parametrize("module", sorted(set(HOUSE) - KNOW_HYDRA))
+def test_hydra_stays_at_the_entrances(module: str) -> None:
+    assert not {name.split(".")[0] for name in find_imports(module)} & {"hydra", "omegaconf"}

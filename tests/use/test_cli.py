@@ -1,0 +1,154 @@
+"""The `attune` command as a user meets it: what goes to stdout, to stderr and to files, and the exit code."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import soundfile
+import torch
+
+from attune.audio.waveform import SAMPLE_RATE_HZ
+from attune.model.save import save_whisper
+from attune.model.scratch import Scratch, make_tokens, make_whisper
+from attune.use.cli import COMMANDS, main, make_parser
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Attune = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model writes words at random."""
+    folder, tokens = tmp_path_factory.mktemp("run"), make_tokens(50)
+    torch.manual_seed(0)
+    whisper = make_whisper(tokens, Scratch(width=32, layers=1, heads=2))
+    unspoken = [i for i in tokens.special if i < tokens.first_timestamp and i != tokens.end_of_text]
+    whisper.network.generation_config.suppress_tokens = unspoken
+    save_whisper(whisper, folder / "model")
+    (folder / "run.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    path = tmp_path / "talk.flac"
+    soundfile.write(path, 0.1 * torch.randn(44_100, generator=torch.Generator().manual_seed(0)).numpy(), 44_100)
+    return path
+
+
+@pytest.fixture
+def attune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Attune:
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["attune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        shown = capsys.readouterr()
+        return Outcome(int(stop.value.code or 0), shown.out, shown.err)
+
+    return call
+
+
+def test_help_has_one_line_a_command_and_does_not_wait_for_torch(attune: Attune) -> None:
+    assert "write down what is said in audio files of any length" in attune("--help").out
+    code = "import sys, attune.use.cli as c; c.make_parser().format_help(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert len(COMMANDS) == make_parser().format_help().count("write down")
+
+
+def test_version(attune: Attune) -> None:
+    assert attune("--version").out.startswith("attune 0.")
+
+
+def test_text_goes_to_stdout(attune: Attune, run_folder: Path, talk: Path) -> None:
+    code, out, err = attune("transcribe", run_folder, talk, "--language", "en", "--device", "cpu")
+    assert (code, err, out.count("\n"), bool(out.strip())) == (0, "", 1, True)
+    assert list(talk.parent.iterdir()) == [talk]
+    assert attune("transcribe", run_folder / "model", talk, "--language", "English").out == out
+
+
+def test_a_bad_file_does_not_stop_the_others(attune: Attune, run_folder: Path, talk: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"RIFF....")
+    soundfile.write(tmp_path / "empty.wav", torch.zeros(0).numpy(), SAMPLE_RATE_HZ)
+    files = [tmp_path / "broken.wav", talk, tmp_path / "empty.wav", tmp_path / "missing.wav", tmp_path]
+    code, out, err = attune("transcribe", run_folder, *files, "--language=en")
+    assert code == 1
+    assert out.startswith(f"{talk}\t")
+    assert out.count("\n") == 1
+    lines = err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == [str(file) for file in files if file != talk]
+    assert ["libsndfile" in lines[0], "empty" in lines[1], "no file" in lines[2]] == [True] * 3
+
+
+def test_other_formats_go_beside_the_audio(attune: Attune, run_folder: Path, talk: Path) -> None:
+    code, out, err = attune(
+        "transcribe", run_folder, talk, "--format", "srt,vtt", "--format", "json", "--language", "en"
+    )
+    assert (code, out, err) == (0, "", "")
+    assert {path.name for path in talk.parent.iterdir()} == {"talk.flac", "talk.srt", "talk.vtt", "talk.json"}
+    written = json.loads(talk.with_suffix(".json").read_text())
+    assert {"file": str(talk), "duration_s": 1.0, "language": "en"}.items() <= written.items()
+    assert talk.with_suffix(".vtt").read_text().count("-->") == len(written["segments"])
+    assert talk.with_suffix(".srt").read_text().startswith("1\n00:00:0") == bool(written["segments"])
+
+
+def test_an_output_folder_takes_everything(attune: Attune, run_folder: Path, talk: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    code, out, _ = attune(
+        "transcribe", run_folder, talk, "--format=text,json", "--output-dir", folder, "--no-timestamps"
+    )
+    assert (code, out) == (0, "")
+    text = json.loads((folder / "talk.json").read_text())
+    assert (folder / "talk.txt").read_text() == text["text"] + "\n"
+    assert [(part["start_s"], part["end_s"]) for part in text["segments"]] == [(0.0, 1.0)]
+    assert text["language"] in make_tokens(50).languages
+
+
+def test_a_users_file_is_not_overwritten_unasked(attune: Attune, run_folder: Path, talk: Path) -> None:
+    talk.with_suffix(".srt").write_text("mine")
+    code, out, err = attune("transcribe", run_folder, talk, "--format", "srt")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--overwrite" in err
+    assert talk.with_suffix(".srt").read_text() == "mine"
+    assert attune("transcribe", run_folder, talk, "--format", "srt", "--overwrite").code == 0
+    assert talk.with_suffix(".srt").read_text() != "mine"
+
+
+def test_what_cannot_be_written_fails_alone(attune: Attune, run_folder: Path, talk: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = attune("transcribe", run_folder, talk, "--format=srt", "--output-dir", tmp_path / "file" / "below")
+    assert (code, str(talk) in err, err.count("\n")) == (1, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "COMMAND"),
+        (["transcribe"], "RUN_OR_MODEL"),
+        (["transcribe", "nano"], "FILE"),
+        (["transcribe", "./nowhere", "TALK"], "there is no folder ./nowhere"),
+        (["transcribe", "RUN", "TALK", "--format", "docx"], "accepted: text, json, srt, vtt"),
+        (["transcribe", "RUN", "TALK", "--language", "Klingon"], "--language=Klingon"),
+        (["transcribe", "RUN", "TALK", "--format", "srt", "--no-timestamps"], "subtitles are made of times"),
+        (["transcribe", "RUN", "TALK", "other/talk.wav", "--format=srt", "--output-dir=x"], "would both be written to"),
+        (["transcribe", "RUN", "TALK", "--output-dir", "TALK"], "is a file"),
+    ],
+)
+def test_bad_input_is_one_message(
+    attune: Attune, run_folder: Path, talk: Path, arguments: list[str], message: str
+) -> None:
+    places = {"TALK": str(talk), "RUN": str(run_folder)}
+    code, out, err = attune(*(places.get(argument, argument) for argument in arguments))
+    assert (code, out) == (2, "")
+    assert err.startswith("attune: ")
+    assert message in err
+    assert "Traceback" not in err
