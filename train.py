@@ -1,8 +1,8 @@
 """Fine-tune a Whisper and say what it bought: `python train.py`, one word changed per experiment.
 
-    python train.py
-    python train.py finetune=lora
-    python train.py data=manifest data.train=train.jsonl data.validation=dev.jsonl data.test=test.jsonl
+python train.py
+python train.py finetune=lora
+python train.py data=manifest data.train=train.jsonl data.validation=dev.jsonl data.test=test.jsonl
 """
 
 import time
@@ -74,7 +74,9 @@ def train(config: DictConfig) -> None:
 
     with keep_record(record, run.folder):
         untouched = score(trainer, module, data, data.panels)
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoints.resume_from if run.resumed else None, weights_only=True)
+        trainer.fit(
+            module, datamodule=data, ckpt_path=checkpoints.resume_from if run.resumed else None, weights_only=True
+        )
         if config.keep == "best":
             checkpoints.load_best(module)
         tuned = score(trainer, module, data, data.panels)

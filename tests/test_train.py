@@ -46,7 +46,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     rows = []
     for index, text in enumerate(["One two.", "Three four.", "Five six.", "Seven eight.", "Nine ten.", "Broken."]):
-        (folder / f"{index}.wav").write_bytes(encode_wav(speak(text, Voice())) if text != "Broken." else b"RIFFnonsense")
+        (folder / f"{index}.wav").write_bytes(
+            encode_wav(speak(text, Voice())) if text != "Broken." else b"RIFFnonsense"
+        )
         rows.append({"audio": f"{index}.wav", "text": text, "speaker": f"s{index % 2}", "language": "en"})
     write_rows(folder / "train.jsonl", rows)
     return folder / "train.jsonl"
@@ -114,7 +116,10 @@ def test_a_bad_row_ends_the_run_before_weights_load(
     [
         (["data.train=nowhere.jsonl"], r"data.train: there is no manifest nowhere.jsonl"),
         (["model.scratch=null", "model.name_or_path=./nowhere"], r"model.name_or_path: there is no folder ./nowhere"),
-        (["model.scratch=null", f"model.name_or_path={ROOT / 'configs'}"], r"is no model folder: it has no config.json"),
+        (
+            ["model.scratch=null", f"model.name_or_path={ROOT / 'configs'}"],
+            r"is no model folder: it has no config.json",
+        ),
     ],
 )
 def test_a_path_that_leads_nowhere(words: list[str], message: str, manifest: Path, tmp_path: Path) -> None:
@@ -146,7 +151,14 @@ def test_a_mistyped_word_names_the_nearest(word: str, message: str) -> None:
 def test_one_message_and_no_traceback() -> None:
     words = ["data=manifest", "data.train=a.jsonl", "data.validation=b.jsonl"]
     result = subprocess.run(
-        [sys.executable, "train.py", "model=scratch", *words], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "train.py", "model=scratch", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert result.returncode == 2
-    assert result.stderr.splitlines() == ["attune: data.train: there is no manifest a.jsonl. Give a .jsonl, .csv, .tsv file."]
+    assert result.stderr.splitlines() == [
+        "attune: data.train: there is no manifest a.jsonl. Give a .jsonl, .csv, .tsv file."
+    ]

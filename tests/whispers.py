@@ -25,7 +25,8 @@ def copy_of(whisper: Whisper) -> Whisper:
 def awaken(whisper: Whisper, seed: int, factor: float = 8.0) -> Whisper:
     """A copy whose weights are so large that what it writes depends on what it hears.
 
-    Freshly drawn weights are so small that attention is flat; norms and biases are all ones and zeros, so that a mistake
+    Freshly drawn weights are so small that attention is flat; norms and biases are all ones and zeros, so that a
+    mistake
     in one of them would not be seen; and because the output matrix is the token embedding, every token is followed by
     itself for ever, unless the last norm has weights of either sign.
     """
@@ -70,7 +71,9 @@ def make_sound(length_s: float, seed: int) -> Float[Tensor, "sample"]:
     return 0.3 * glide + 0.05 * torch.randn(count, generator=generator)
 
 
-def make_example(tokens: Tokens, text: str, length_s: float, positions: int, seed: int, prompt: str | None = None) -> Example:
+def make_example(
+    tokens: Tokens, text: str, length_s: float, positions: int, seed: int, prompt: str | None = None
+) -> Example:
     sequence = tokens.sequence(text, "en", prompt=prompt)
     prefix = [*tokens.prompt(prompt, tokens.max_tokens // 2), *tokens.prefix("en")]
     sound = make_sound(length_s, seed)
@@ -88,5 +91,7 @@ def make_batch(
 ) -> Batch:
     """Utterances of different lengths, in windows of `positions`."""
     rows = zip(texts, lengths_s, prompts or [None] * len(texts), strict=True)
-    examples = [make_example(tokens, text, length, positions, i, prompt) for i, (text, length, prompt) in enumerate(rows)]
+    examples = [
+        make_example(tokens, text, length, positions, i, prompt) for i, (text, length, prompt) in enumerate(rows)
+    ]
     return collate(examples, tokens.end_of_text)

@@ -15,7 +15,7 @@ SECONDS = 1.5
 
 
 def make_tone(rate_hz: int, channels: int = 1, seconds: float = SECONDS) -> Float[Tensor, "sample channel"]:
-    """A 440 Hz tone of amplitude 0.4; each channel further from its mean by as much as another one on the other side."""
+    """A 440 Hz tone of amplitude 0.4; each channel further from its mean by as much as another one."""
     time_s = torch.arange(int(seconds * rate_hz)) / rate_hz
     tone = 0.4 * torch.sin(2 * torch.pi * 440 * time_s)
     gains = 1 + torch.linspace(-1, 1, channels) if channels > 1 else torch.ones(1)
@@ -28,7 +28,9 @@ def encode(samples: Tensor, rate_hz: int, kind: str = "WAV", subtype: str | None
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(("rate_hz", "channels"), [(8000, 1), (16_000, 1), (22_050, 1), (44_100, 2), (192_000, 8), (11_025, 1)])
+@pytest.mark.parametrize(
+    ("rate_hz", "channels"), [(8000, 1), (16_000, 1), (22_050, 1), (44_100, 2), (192_000, 8), (11_025, 1)]
+)
 def test_every_rate_and_any_number_of_channels(rate_hz: int, channels: int) -> None:
     waveform = load_waveform(encode(make_tone(rate_hz, channels), rate_hz, subtype="FLOAT"))
     assert waveform.dtype == torch.float32
@@ -39,7 +41,13 @@ def test_every_rate_and_any_number_of_channels(rate_hz: int, channels: int) -> N
 
 @pytest.mark.parametrize(
     ("kind", "subtype", "tolerance"),
-    [("FLAC", "PCM_16", 1e-3), ("WAV", "PCM_24", 1e-3), ("OGG", "VORBIS", 0.05), ("OGG", "OPUS", 0.05), ("MP3", None, 0.05)],
+    [
+        ("FLAC", "PCM_16", 1e-3),
+        ("WAV", "PCM_24", 1e-3),
+        ("OGG", "VORBIS", 0.05),
+        ("OGG", "OPUS", 0.05),
+        ("MP3", None, 0.05),
+    ],
 )
 def test_every_codec(kind: str, subtype: str | None, tolerance: float, tmp_path: Path) -> None:
     data = encode(make_tone(48_000), 48_000, kind, subtype)

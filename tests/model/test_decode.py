@@ -19,7 +19,9 @@ LENGTHS_S = (1.3, 0.7, 3.9, 2.0, 3.0)
 NEW = 24  # tokens
 
 
-def write(whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch, new: int = NEW) -> list[list[int]]:
+def write(
+    whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch, new: int = NEW
+) -> list[list[int]]:
     return decode_greedily(whisper, states, batch.prefixes, [new] * len(batch))
 
 
@@ -37,7 +39,10 @@ def generate(whisper: Whisper, prefixes: Sequence[Sequence[int]], **inputs: obje
         task="transcribe",
     )
     rows = [row.tolist() for row in output]
-    new = [row[len(prefix) :] if row[: len(prefix)] == list(prefix) else row for row, prefix in zip(rows, prefixes, strict=True)]
+    new = [
+        row[len(prefix) :] if row[: len(prefix)] == list(prefix) else row
+        for row, prefix in zip(rows, prefixes, strict=True)
+    ]
     end = whisper.tokens.end_of_text
     return [row[: row.index(end)] if end in row else row for row in new]
 

@@ -61,7 +61,9 @@ def check_gradients(found: Mapping[str, Tensor], expected: Mapping[str, Tensor])
     assert found.keys() == expected.keys()
     assert sum(int(gradient.abs().max() > 1e-5) for gradient in expected.values()) > 0.9 * len(expected)
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], gradient, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_loss_and_gradients_are_those_of_transformers(whisper: Whisper) -> None:
@@ -204,7 +206,9 @@ def test_plain_transformers_transcribes_with_a_saved_folder(nano_like: Whisper, 
 
     save_whisper(awaken(nano_like, seed=1), tmp_path)
     recogniser = pipeline("automatic-speech-recognition", str(tmp_path))
-    found = recogniser({"raw": make_sound(2.0, 1).numpy(), "sampling_rate": 16_000}, generate_kwargs={"max_new_tokens": 8})
+    found = recogniser(
+        {"raw": make_sound(2.0, 1).numpy(), "sampling_rate": 16_000}, generate_kwargs={"max_new_tokens": 8}
+    )
     assert isinstance(found["text"], str)
 
 
@@ -237,5 +241,3 @@ def test_weights_that_are_missing(nano_folder: Path, tmp_path: Path, nano_like: 
     assert tokens.special == nano_like.tokens.special
     with pytest.raises(InputError, match="no Whisper could be loaded"):
         load_whisper(str(tmp_path), tokens)
-
-

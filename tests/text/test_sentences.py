@@ -63,7 +63,9 @@ def test_articles_agree(sentences: list[str]) -> None:
 
 
 def test_verbs_agree(sentences: list[str]) -> None:
-    wrong = re.compile(r"\b(i (is|are|were|has)|you (is|was|has)|(we|they) (is|was|has)|(he|she) (are|were|have))\b", re.I)
+    wrong = re.compile(
+        r"\b(i (is|are|were|has)|you (is|was|has)|(we|they) (is|was|has)|(he|she) (are|were|have))\b", re.I
+    )
     assert [sentence for sentence in sentences if wrong.search(sentence)] == []
 
 

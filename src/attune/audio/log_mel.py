@@ -32,8 +32,8 @@ class LogMel(nn.Module):
             norm="slaney",
             mel_scale="slaney",
         )
-        # torchaudio computes its filters in single precision; near their edges, where a pure tone may lie, that costs up
-        # to 2e-4. transformers computes the same ones in double precision.
+        # torchaudio computes its filters in single precision; near their edges, where a pure tone may lie, that costs
+        # up to 2e-4. transformers computes the same ones in double precision.
         filters = mel_filter_bank(
             N_FFT // 2 + 1, n_mels, 0.0, SAMPLE_RATE_HZ / 2, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney"
         )

@@ -72,9 +72,7 @@ def check_voice(voice: Voice, data: Path) -> None:
     """espeak-ng takes an unknown variant in silence and speaks with another one; this refuses it."""
     variants = {path.name for path in (data / "voices" / "!v").iterdir()}
     if voice.variant and voice.variant not in variants:
-        raise InputError(
-            f"espeak-ng has no voice variant {voice.variant!r}. Accepted: {', '.join(sorted(variants))}."
-        )
+        raise InputError(f"espeak-ng has no voice variant {voice.variant!r}. Accepted: {', '.join(sorted(variants))}.")
 
 
 def _synthesise(library: ctypes.CDLL, data: str, text: str, voice: Voice) -> tuple[Float[Tensor, "sample"], int]:

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,19 @@ def reject_broken_audio(
     for split, dataset in splits.items():
         with ThreadPoolExecutor(THREADS) as pool:
             # Rows are read in the threads: handed over, the sound of a whole corpus would wait in the pool's queue.
-            verdicts = list(pool.map(lambda index: _listen(dataset[index]), range(len(dataset))))
-        bad = [_reject(split, row, reason) for row, (reason, _) in zip(_places(dataset), verdicts, strict=True) if reason]
+            rows = partial(_listen_at, dataset)
+            verdicts = list(pool.map(rows, range(len(dataset))))
+        bad = [
+            _reject(split, row, reason) for row, (reason, _) in zip(_places(dataset), verdicts, strict=True) if reason
+        ]
         _check_share(split, len(bad), len(dataset), max_rejected, bad)
         good = [index for index, (reason, _) in enumerate(verdicts) if not reason]
         durations = [verdicts[index][1] for index in good]
         features = dataset.features
         dataset = dataset.select(good) if bad else dataset
-        kept[split] = dataset.remove_columns("duration_s").add_column("duration_s", durations, feature=features["duration_s"])
+        kept[split] = dataset.remove_columns("duration_s").add_column(
+            "duration_s", durations, feature=features["duration_s"]
+        )
         rejections += bad
     return kept, rejections
 
@@ -91,6 +97,10 @@ def load_row(row: Mapping[str, Any]):
     """
     audio = row["audio"]
     return load_waveform(audio["bytes"] or audio["path"], row["start_s"], row["end_s"])
+
+
+def _listen_at(dataset: Dataset, index: int) -> tuple[str | None, float]:
+    return _listen(dataset[index])
 
 
 def _listen(row: Mapping[str, Any]) -> tuple[str | None, float]:

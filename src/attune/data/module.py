@@ -65,7 +65,7 @@ class SpeechDataModule(L.LightningDataModule):
         self.batches_taken = 0
 
     def prepare(self) -> None:
-        """Read the corpus and set broken rows aside. Called before any weight is loaded, so that bad data costs seconds.
+        """Read the corpus and set broken rows aside: before any weight is loaded, so that bad data costs seconds.
 
         Raises:
             InputError: the corpus cannot be used; the message says where and why.

@@ -18,9 +18,11 @@ class Draw(NamedTuple):
 class TrainingBatches:
     """An endless stream of batches, each of windows of one length and of at most `batch_positions` in all.
 
-    Each pass over the utterances draws every window anew, groups windows of equal length and shuffles the batches across
-    lengths. The stream depends on the seed and on how many batches were taken, on nothing else: a run that continues sets
-    `first_batch` and gets what the uninterrupted run would have got.
+    Each pass over the utterances draws every window anew, groups windows of equal length and shuffles the batches
+
+    across
+    lengths. The stream depends on the seed and on how many batches were taken, on nothing else: a run that continues
+    sets `first_batch` and gets what the uninterrupted run would have got.
 
     Args:
         durations_s: of every utterance.

@@ -95,7 +95,8 @@ def make_whisper(tokens: Tokens, scratch: Scratch) -> Whisper:
 def initialise(network: WhisperForConditionalGeneration) -> None:
     """Draw weights with the variance that their inputs ask for: std = gain / sqrt(inputs of one output).
 
-    transformers draws everything with std 0.02, which suits a width of 1280. At 192 the convolutions then hand on a fiftieth
+    transformers draws everything with std 0.02, which suits a width of 1280. At 192 the convolutions then hand on a
+    fiftieth
     of the size of the positions; the optimiser blows them up, positions drown, and no alignment is ever found
     (docs/log.md, 2026-11-24). Gain 2^0.5 in front of a GELU (He et al. 2015), 1 elsewhere.
     """

@@ -34,7 +34,7 @@ class Whisper(nn.Module):
         self.log_mel = LogMel(network.config.num_mel_bins)
 
     def encode(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch position width"]:
-        """Waveforms of positions * 320 samples -> encoder states. At 1500 positions, bit for bit transformers' encoder."""
+        """Waveforms of positions * 320 samples -> encoder states. At 1500 of them, as transformers' bit for bit."""
         return encode(self.network, self.log_mel(waveform))
 
     def decode(
@@ -103,7 +103,8 @@ def load_whisper(name_or_path: str, tokens: Tokens) -> Whisper:
         raise _unreadable(name_or_path, error) from None
     if network.generation_config is not None:
         network.generation_config.forced_decoder_ids = None
-    # transformers hands over a model in evaluation mode, in which an adapter's dropout would stay off; Lightning keeps it so.
+    # transformers hands over a model in evaluation mode, in which an adapter's dropout would stay off; Lightning keeps
+    # it so.
     return Whisper(network.train(), tokens)
 
 
@@ -143,7 +144,9 @@ def locate(name_or_path: str) -> str:
     if path.is_dir():
         _check_folder(path)
     elif looks_like_path or path.exists():
-        raise InputError(f"model.name_or_path: there is no folder {name_or_path}. A model folder holds {', '.join(FILES)}.")
+        raise InputError(
+            f"model.name_or_path: there is no folder {name_or_path}. A model folder holds {', '.join(FILES)}."
+        )
     return name_or_path
 
 

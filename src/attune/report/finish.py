@@ -17,8 +17,8 @@ from attune.report.record import (
     RunRecord,
     collect_git,
     collect_versions,
-    read_predictions,
     predictions_path,
+    read_predictions,
     result_table,
     write_predictions,
     write_record,
@@ -64,10 +64,14 @@ def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, fo
     hours = {name: sum(split["duration_s"]) / 3600 for name, split in data.splits.items()}
     counts = ", ".join(f"{name} {len(split)} ({hours[name]:.2f} h)" for name, split in data.splits.items())
     learning = record.parameters
-    console.print(f"[bold]{record.name}[/bold]  seed {record.seed}, context {record.context}, in {folder}", highlight=False)
+    console.print(
+        f"[bold]{record.name}[/bold]  seed {record.seed}, context {record.context}, in {folder}", highlight=False
+    )
     console.print(f"utterances: {counts}", highlight=False)
     if data.rejections:
-        console.print(f"[yellow]set aside: {len(data.rejections)} unusable utterances, see {folder / 'rejected.csv'}[/yellow]")
+        console.print(
+            f"[yellow]set aside: {len(data.rejections)} unusable utterances, see {folder / 'rejected.csv'}[/yellow]"
+        )
     console.print(
         f"parameters: {learning['trainable']:,} of {learning['total']:,} learn, {learning['added']:,} added; "
         f"peak learning rate {rate:.3g}",

@@ -1,4 +1,4 @@
-"""A tokenizer of Whisper's kind made small: byte-level BPE, so that any script can be spelt, and all of Whisper's tokens."""
+"""A tokenizer of Whisper's kind made small: byte-level BPE, which spells any script, and all of Whisper's tokens."""
 
 from collections.abc import Iterable
 
@@ -14,8 +14,8 @@ TIMESTAMPS = 1501  # 0.00 to 30.00 s in steps of 0.02 s
 def train_tokenizer(sentences: Iterable[str], merges: int) -> WhisperTokenizer:
     """Learn byte pairs from text.
 
-    Ids run as in OpenAI's multilingual vocabulary: 256 bytes, merges, <|endoftext|>, <|startoftranscript|>, 100 languages,
-    tasks, <|notimestamps|>, timestamps.
+    Ids run as in OpenAI's multilingual vocabulary: 256 bytes, merges, <|endoftext|>, <|startoftranscript|>, 100
+    languages, tasks, <|notimestamps|>, timestamps.
 
     Args:
         sentences: the text; a space is put before each, as Whisper does.

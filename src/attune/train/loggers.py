@@ -108,7 +108,7 @@ def _make_wandb(folder: Path, name: str, config: Mapping[str, Any], project: str
 
 
 def close_wandb(loggers: Sequence[Logger], summary: Mapping[str, Any], shown: Sequence[Shown]) -> None:
-    """Log the shown utterances as a table with audio, write the summary, close. A fault costs the table, not the run."""
+    """Log the shown utterances as a table with audio, write the summary, close. A fault costs only the table."""
     logger = next((logger for logger in loggers if isinstance(logger, WandbLogger)), None)
     if logger is None:
         return

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -75,7 +75,9 @@ class WhisperModule(L.LightningModule):
         self.audio_seen_s += float(batch.lengths.sum()) / SAMPLE_RATE_HZ
         self._log_loss("train/loss", terms, len(batch), on_step=True)
         self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-        return terms.total * self.trainer.accumulate_grad_batches  # Lightning divides by it; we divide by tokens instead
+        return (
+            terms.total * self.trainer.accumulate_grad_batches
+        )  # Lightning divides by it; we divide by tokens instead
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turn the window's summed gradient into the mean over its tokens: before clipping, after unscaling."""
@@ -126,4 +128,3 @@ class WhisperModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step", "name": "train/learning_rate"},
         }
-

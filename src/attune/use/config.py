@@ -70,7 +70,9 @@ def open_run(config: DictConfig) -> Run:
     if config.resume:
         folder = Path(config.resume)
         if not (folder / "checkpoints" / "last.ckpt").is_file():
-            raise InputError(f"resume={folder}: there is no checkpoints/last.ckpt in it, so there is nothing to continue.")
+            raise InputError(
+                f"resume={folder}: there is no checkpoints/last.ckpt in it, so there is nothing to continue."
+            )
         return Run(OmegaConf.load(folder / "config.yaml"), folder, resumed=True)  # type: ignore[arg-type]
     if config.folder and Path(config.folder).exists():
         raise InputError(
@@ -108,7 +110,7 @@ def explain(error: Exception) -> str:
     if isinstance(cause, MissingMandatoryValue | InterpolationResolutionError):
         return f"{cause.full_key or ''}: {str(cause).splitlines()[0]}"
     if isinstance(cause, ConfigKeyError | OmegaConfBaseException) and cause.parent_node is not None:
-        keys = [str(key) for key in cause.parent_node.keys()]  # type: ignore[attr-defined]
+        keys = [str(key) for key in cause.parent_node]  # type: ignore[attr-defined]
         return f"There is no config key {cause.full_key!r}. {_suggest(str(cause.key), keys)}"
     return str(error).splitlines()[0]
 

@@ -114,10 +114,12 @@ def read_rows(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _read_table(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """CSV with its quotes. In TSV a quote is a letter like any other, except around a whole field: an opening one that is
-    never closed would otherwise swallow the rows behind it."""
+    """CSV with its quotes. In TSV a quote is a letter like any other, except around a whole field: an opening one that
+    is never closed would otherwise swallow the rows behind it."""
     is_csv = path.suffix == ".csv"
-    reader = csv.DictReader(file, delimiter="," if is_csv else "\t", quoting=csv.QUOTE_MINIMAL if is_csv else csv.QUOTE_NONE)
+    reader = csv.DictReader(
+        file, delimiter="," if is_csv else "\t", quoting=csv.QUOTE_MINIMAL if is_csv else csv.QUOTE_NONE
+    )
     for row in reader:
         if None in row:
             raise InputError(

@@ -1,15 +1,13 @@
 """What nano was pretrained on: everything that a Whisper is expected to do, at rates, in synthetic voices.
 
-Plain sentences; sentences with timestamps; windows of several sentences up to 30 s, with and without timestamps; prompts
-of previous text; prompts of term lists with distractors; and sound in which nobody speaks.
+Plain sentences; sentences with timestamps; windows of several sentences up to 30 s, with and without timestamps;
+prompts of previous text; prompts of term lists with distractors; and sound in which nobody speaks.
 """
 
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-from datasets import Dataset
 
 from attune.audio.speech import Voice
 from attune.data.corpora.synthetic import Panel, SyntheticCorpus, Utterance, plan_panel

@@ -1,7 +1,7 @@
 """Speech that this machine speaks itself: the embedded corpora, rendered by espeak-ng in seconds and cached.
 
-A corpus is described by panels of voices; each panel draws its own sentences of everyday English, of a split of its own,
-so that no sentence of a test panel is ever heard in training.
+A corpus is described by panels of voices; each panel draws its own sentences of everyday English, of a split of its
+own, so that no sentence of a test panel is ever heard in training.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """What a fine-tuning type is, and what all of them need.
 
-A type is one file here and one YAML in configs/finetune. It changes a network in place, once, after loading and before the
-optimiser exists, and leaves `requires_grad` true on exactly what learns. `_target_` in the YAML is the registry.
+A type is one file here and one YAML in configs/finetune. It changes a network in place, once, after loading and before
+the optimiser exists, and leaves `requires_grad` true on exactly what learns. `_target_` in the YAML is the registry.
 """
 
 from collections.abc import Iterable, Iterator
@@ -73,9 +73,7 @@ def is_constant(name: str) -> bool:
     return name.endswith("encoder.embed_positions.weight")
 
 
-def parameter_groups(
-    finetune: FineTuning, network: nn.Module, weight_decay: float
-) -> list[dict[str, Any]]:
+def parameter_groups(finetune: FineTuning, network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The optimiser's groups: matrices with weight decay; biases, norms and positions without.
 
     Raises:

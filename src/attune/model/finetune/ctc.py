@@ -12,8 +12,8 @@ class Ctc:
     """Everything learns, and so does a new linear layer from encoder states to text tokens and a blank.
 
     With `objective=joint_ctc` the head makes the encoder line up with the text by itself, which the decoder's attention
-    then finds at once (Watanabe et al. 2017, doi:10.1109/JSTSP.2017.2763455). Merging drops the head: `model/` is a plain
-    Whisper.
+    then finds at once (Watanabe et al. 2017, doi:10.1109/JSTSP.2017.2763455). Merging drops the head: `model/` is a
+    plain Whisper.
     """
 
     rate_factor = 1.0

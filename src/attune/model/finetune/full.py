@@ -6,7 +6,7 @@ from attune.model.finetune.base import unfreeze_matching
 
 
 class Full:
-    """Every parameter learns, the encoder's fixed positions aside. The reference that all other types are held against."""
+    """Every parameter learns, the encoder's fixed positions aside: what all other types are held against."""
 
     rate_factor = 1.0
 

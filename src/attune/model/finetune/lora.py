@@ -43,7 +43,10 @@ class Lora:
         freeze(network)
         # task_type stays unset: with it, peft wraps Whisper in a class that passes input_ids, which Whisper has not.
         config = LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=self.targets  # type: ignore[arg-type]
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=self.targets,  # type: ignore[arg-type]
         )
         inject_adapter_in_model(config, network)
 
@@ -59,4 +62,6 @@ class Lora:
         linear = {name.rpartition(".")[2] for name, module in network.named_modules() if isinstance(module, nn.Linear)}
         unknown = sorted(set(self.targets) - linear)
         if unknown:
-            raise InputError(f"finetune.targets: no linear layer is called {', '.join(unknown)}. There are: {sorted(linear)}.")
+            raise InputError(
+                f"finetune.targets: no linear layer is called {', '.join(unknown)}. There are: {sorted(linear)}."
+            )

@@ -5,7 +5,15 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class ProgressLine(Callback):
@@ -30,7 +38,9 @@ class ProgressLine(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._update(values=_values(trainer))
         if trainer.is_global_zero and not self.console.is_terminal:
-            self.console.print(f"step {trainer.global_step} of {trainer.max_steps}  {_values(trainer)}", highlight=False)
+            self.console.print(
+                f"step {trainer.global_step} of {trainer.max_steps}  {_values(trainer)}", highlight=False
+            )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()

@@ -43,7 +43,9 @@ class CrossEntropy:
         states = whisper.encode(batch.waveform)
         return self.loss_from_states(whisper, states, batch)
 
-    def loss_from_states(self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch) -> LossTerms:
+    def loss_from_states(
+        self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
+    ) -> LossTerms:
         """The same from encoder states that are there already: validation encodes once for loss and decoding."""
         hidden = whisper.decode(states, batch.decoder_input_ids)
         supervised = batch.labels != IGNORED

@@ -36,9 +36,7 @@ class JointCtc(CrossEntropy):
         return LossTerms(total, attention.tokens, logged)
 
 
-def compute_ctc(
-    whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
-) -> Float[Tensor, ""]:
+def compute_ctc(whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch) -> Float[Tensor, ""]:
     """CTC loss of the text tokens, summed over the batch, from the encoder's states inside the audio.
 
     An utterance with more tokens than positions has no alignment and counts as 0.
