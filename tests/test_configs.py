@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from attune.data.module import SpeechDataModule
 from attune.train.loggers import make_loggers
 from attune.train.module import WhisperModule
 
@@ -79,3 +80,24 @@ def test_language_codes_are_text() -> None:
     for path in CONFIGS.rglob("*.yaml"):
         for _, node in find_targets({"root": yaml.safe_load(path.read_text())}):
             assert isinstance(node.get("language", ""), str | None)
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith(("data/", "model/", "experiment/"))])
+def test_scalars_that_a_run_reads_by_name_are_known(option: str) -> None:
+    """A key that nobody reads would be a setting without effect."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        group, name = option.split("/")
+        words = USERS if option == "data/manifest" else []
+        config = compose("train", [f"{group}={name}", *words, "name=test"])
+    plain: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]  # interpolations as written
+    referred = {key for key in plain["data"] if f"${{data.{key}}}" in plain["data"]["corpus"].values()}
+    known = inspect.signature(SpeechDataModule).parameters.keys() - {"tokens", "context", "seed"}
+    assert plain["data"].keys() <= known | referred
+    assert plain["model"].keys() == {"name_or_path", "scratch"}
+
+
+def test_an_unknown_argument_does_not_bind() -> None:
+    config = compose_with("finetune/full")
+    target = get_object(config["finetune"]["_target_"])
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        inspect.signature(target).bind(rank=3)

@@ -57,3 +57,12 @@ def test_imports_go_up(module: str) -> None:
 @pytest.mark.parametrize("module", sorted(set(HOUSE) - KNOW_HYDRA))
 def test_hydra_stays_at_the_entrances(module: str) -> None:
     assert not {name.split(".")[0] for name in find_imports(module)} & {"hydra", "omegaconf"}
+
+
+def test_rooms_stand_in_the_order_of_the_design() -> None:
+    """And every import is spelt in full, so that the tests above see it."""
+    rooms = list(dict.fromkeys(module.split(".")[0] for module in HOUSE))
+    assert rooms == ["errors", "audio", "text", "data", "model", "score", "train", "report", "use"]
+    for module in HOUSE:
+        tree = ast.parse(SOURCE.joinpath(*module.split(".")).with_suffix(".py").read_text())
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level], module

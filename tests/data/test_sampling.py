@@ -1,62 +1,92 @@
-"""Which utterances stand together: once a pass, one length a batch, a stream that goes on where it stopped."""
+"""Batches: every utterance once a pass, windows of one length, within the budget, the same again from any batch on."""
 
 import random
+from collections import Counter
 from itertools import islice
 
 import pytest
 
-from attune.audio.context import AudioContext, FullContext
-from attune.data.sampling import Draw, TrainingBatches, evaluation_batches
+from attune.audio.context import AudioContext, Context, FullContext
+from attune.data.sampling import Draw, TrainingBatches, evaluation_batches, group
 
-DURATIONS_S = [random.Random(0).uniform(0.5, 29.9) for _ in range(200)]
-
-
-def take(batches: TrainingBatches, count: int) -> list[list[Draw]]:
-    return list(islice(iter(batches), count))
-
-
-def test_every_utterance_once_a_pass() -> None:
-    stream = iter(TrainingBatches(DURATIONS_S, AudioContext(), 6000, seed=1))
-    for _ in range(2):
-        seen: list[int] = []
-        while len(seen) < len(DURATIONS_S):
-            seen += [draw.index for draw in next(stream)]
-        assert sorted(seen) == list(range(len(DURATIONS_S)))
+RNG = random.Random(0)
+DURATIONS_S = [round(RNG.uniform(0.3, 12.0), 2) for _ in range(97)] + [30.0, 29.5, 0.1]
+BUDGET = 3000
+CONTEXTS = [FullContext(), AudioContext(full_share=0.1), AudioContext(full_share=0.0, bucket=100)]
 
 
-@pytest.mark.parametrize("context", [AudioContext(full_share=0.2), FullContext()])
-def test_batches_hold_one_length_and_keep_their_budget(context: AudioContext | FullContext) -> None:
-    for batch in take(TrainingBatches(DURATIONS_S, context, 4000, seed=1), 100):
-        lengths = {draw.positions for draw in batch}
-        assert len(lengths) == 1
-        assert len(batch) * lengths.pop() <= 4000
+def take_passes(batches: TrainingBatches, passes: int) -> list[list[list[Draw]]]:
+    """The stream cut where every utterance has been seen once."""
+    stream, found = iter(batches), []
+    for _ in range(passes):
+        one: list[list[Draw]] = []
+        while sum(map(len, one)) < len(DURATIONS_S):
+            one.append(next(stream))
+        found.append(one)
+    return found
 
 
-def test_a_window_beyond_the_budget_still_gets_its_batch() -> None:
-    assert all(len(batch) == 1 for batch in take(TrainingBatches(DURATIONS_S, FullContext(), 100, seed=1), 20))
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_every_utterance_once_a_pass(context: Context) -> None:
+    for one in take_passes(TrainingBatches(DURATIONS_S, context, BUDGET, seed=3), 3):
+        assert sorted(draw.index for batch in one for draw in batch) == list(range(len(DURATIONS_S)))
 
 
-def test_the_stream_goes_on_from_any_batch() -> None:
-    whole = take(TrainingBatches(DURATIONS_S, AudioContext(), 6000, seed=3), 120)
-    for first in (0, 1, 50, 119):
-        continued = TrainingBatches(DURATIONS_S, AudioContext(), 6000, seed=3)
-        continued.first_batch = first
-        assert take(continued, 120 - first) == whole[first:]
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("budget", [100, 1500, BUDGET, 6000])
+def test_windows_of_one_length_within_the_budget(context: Context, budget: int) -> None:
+    for batch in islice(TrainingBatches(DURATIONS_S, context, budget, seed=3), 200):
+        assert len({draw.positions for draw in batch}) == 1
+        assert len(batch) == 1 or sum(draw.positions for draw in batch) <= budget
 
 
-def test_seeds_and_passes_differ() -> None:
-    one, other = (take(TrainingBatches(DURATIONS_S, AudioContext(), 6000, seed=seed), 200) for seed in (1, 2))
-    assert one != other
-    assert one[:50] != one[50:100]
+def test_batches_are_as_full_as_the_budget_allows() -> None:
+    (one,) = take_passes(TrainingBatches(DURATIONS_S, AudioContext(), BUDGET, seed=3), 1)
+    room = Counter(batch[0].positions for batch in one if len(batch) < BUDGET // batch[0].positions)
+    assert max(room.values()) == 1  # at most one unfilled batch a length
 
 
-def test_short_and_long_batches_are_mixed() -> None:
-    lengths = [batch[0].positions for batch in take(TrainingBatches(DURATIONS_S, AudioContext(), 6000, seed=1), 60)]
+@pytest.mark.parametrize("first", [0, 1, 7, 40, 41, 150])
+def test_the_stream_goes_on_from_any_batch(first: int) -> None:
+    whole = TrainingBatches(DURATIONS_S, AudioContext(), BUDGET, seed=5)
+    resumed = TrainingBatches(DURATIONS_S, AudioContext(), BUDGET, seed=5)
+    resumed.first_batch = first
+    assert list(islice(resumed, 120)) == list(islice(whole, first, first + 120))
+
+
+def test_passes_and_seeds_differ_and_a_seed_repeats() -> None:
+    def stream(seed: int) -> list[list[Draw]]:
+        return list(islice(TrainingBatches(DURATIONS_S, AudioContext(), BUDGET, seed), 90))
+
+    assert stream(1) == stream(1) != stream(2)
+    first, second = take_passes(TrainingBatches(DURATIONS_S, AudioContext(), BUDGET, 1), 2)
+    assert first != second
+    windows = [{draw.index: draw.positions for batch in one for draw in batch} for one in (first, second)]
+    assert windows[0] != windows[1]  # margins are drawn anew
+
+
+def test_lengths_are_shuffled() -> None:
+    lengths = [batch[0].positions for batch in islice(TrainingBatches(DURATIONS_S, AudioContext(), BUDGET, 1), 40)]
     assert lengths != sorted(lengths) and lengths != sorted(lengths, reverse=True)
 
 
-def test_evaluation_scores_everybody_once_in_a_window_of_his_own() -> None:
-    alone = {0: evaluation_batches(DURATIONS_S[:1], AudioContext(), 6000)[0][0].positions}
-    draws = [draw for batch in evaluation_batches(DURATIONS_S, AudioContext(), 6000) for draw in batch]
-    assert sorted(draw.index for draw in draws) == list(range(len(DURATIONS_S)))
-    assert next(draw.positions for draw in draws if draw.index == 0) == alone[0]
+def test_evaluation_sees_every_utterance_once_the_costliest_first() -> None:
+    batches = evaluation_batches(DURATIONS_S, AudioContext(full_share=0.5), BUDGET)
+    assert sorted(draw.index for batch in batches for draw in batch) == list(range(len(DURATIONS_S)))
+    lengths = [batch[0].positions for batch in batches]
+    assert lengths == sorted(lengths, reverse=True)
+    assert batches == evaluation_batches(DURATIONS_S, AudioContext(full_share=0.5), BUDGET)
+
+
+def test_evaluation_windows_do_not_depend_on_neighbours() -> None:
+    together = {
+        draw.index: draw.positions for batch in evaluation_batches(DURATIONS_S, AudioContext(), 6000) for draw in batch
+    }
+    for index, duration in enumerate(DURATIONS_S):
+        ((alone,),) = evaluation_batches([duration], AudioContext(), 100)
+        assert alone.positions == together[index]
+
+
+def test_grouping_keeps_the_order() -> None:
+    draws = [Draw(0, 150), Draw(1, 300), Draw(2, 150), Draw(3, 150), Draw(4, 300)]
+    assert group(draws, 300) == [[draws[0], draws[2]], [draws[3]], [draws[1]], [draws[4]]]

@@ -67,7 +67,7 @@ def test_accumulation_weighs_tokens_and_not_micro_batches(nano_like: Whisper, tm
     many, summed = fit_one_step(nano_like, parts, tmp_path / "many")
     assert together.keys() == summed.keys()
     for name, gradient in together.items():
-        torch.testing.assert_close(summed[name], gradient, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(summed[name], gradient, atol=1e-5, rtol=1e-4)
     for (name, weight), other in zip(one.named_parameters(), many.parameters(), strict=True):
         torch.testing.assert_close(other, weight, atol=2e-5, rtol=1e-4, msg=name)
     means = [CrossEntropy().loss(nano_like, part) for part in parts]

@@ -49,11 +49,12 @@ def tokens() -> Tokens:
 @pytest.fixture(scope="module")
 def whisper(tokens: Tokens) -> Whisper:
     """Random weights that write words: special tokens other than the end and the times are suppressed."""
-    torch.manual_seed(0)
+    torch.manual_seed(3)  # some draws write nothing but times
     made = make_whisper(tokens, Scratch(width=32, layers=1, heads=2)).eval()
     made.network.generation_config = complete_generation_config(made.network.generation_config, tokens)
     unspoken = [i for i in tokens.special if i < tokens.first_timestamp and i != tokens.end_of_text]
     made.network.generation_config.suppress_tokens = unspoken
+    made.network.generation_config.begin_suppress_tokens = [tokens.end_of_text]
     return made
 
 

@@ -16,7 +16,8 @@ from attune.audio.waveform import POSITIONS_PER_S, WINDOW_POSITIONS
 class Context(Protocol):
     """`name` is written into run.json; `buckets` are the only lengths, in encoder positions, that ever occur."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def positions(self, duration_s: float, rng: random.Random | None) -> int:
         """Encoder positions for one utterance; `rng` draws the training margin, None asks for the evaluation margin."""

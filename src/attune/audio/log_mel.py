@@ -37,7 +37,7 @@ class LogMel(nn.Module):
         filters = mel_filter_bank(
             N_FFT // 2 + 1, n_mels, 0.0, SAMPLE_RATE_HZ / 2, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney"
         )
-        self.mel.mel_scale.fb.copy_(torch.from_numpy(filters))
+        self.mel.mel_scale.fb = torch.from_numpy(filters).float()
         # The filter bank is a constant of the front end, not a weight: it stays out of checkpoints.
         for module in self.mel.modules():
             module._non_persistent_buffers_set.update(module._buffers)

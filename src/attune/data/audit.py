@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset
 
@@ -35,7 +35,7 @@ def check_texts(splits: Mapping[str, Dataset], tokens: Tokens) -> None:
         InputError: with the row's place.
     """
     for dataset in splits.values():
-        for row in dataset.remove_columns("audio"):
+        for row in dataset.remove_columns("audio").to_list():
             try:
                 encode_row(row, tokens)
             except InputError as error:
@@ -67,7 +67,9 @@ def reject_broken_audio(
             rows = partial(_listen_at, dataset)
             verdicts = list(pool.map(rows, range(len(dataset))))
         bad = [
-            _reject(split, row, reason) for row, (reason, _) in zip(_places(dataset), verdicts, strict=True) if reason
+            _reject(split, row, reason)
+            for row, (reason, _) in zip(_places(dataset).to_list(), verdicts, strict=True)
+            if reason
         ]
         _check_share(split, len(bad), len(dataset), max_rejected, bad)
         good = [index for index, (reason, _) in enumerate(verdicts) if not reason]
@@ -100,7 +102,7 @@ def load_row(row: Mapping[str, Any]):
 
 
 def _listen_at(dataset: Dataset, index: int) -> tuple[str | None, float]:
-    return _listen(dataset[index])
+    return _listen(cast(Mapping[str, Any], dataset[index]))
 
 
 def _listen(row: Mapping[str, Any]) -> tuple[str | None, float]:

@@ -3,12 +3,13 @@
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from attune.audio.context import Context
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True)
+class Draw:
     """An utterance's index, and the encoder positions of the window that it gets this time."""
 
     index: int

@@ -81,9 +81,8 @@ def make_whisper(tokens: Tokens, scratch: Scratch) -> Whisper:
         eos_token_id=tokens.end_of_text,
         pad_token_id=tokens.end_of_text,
         decoder_start_token_id=tokens.start,
-        attn_implementation="sdpa",
     )
-    network = WhisperForConditionalGeneration(config)
+    network = WhisperForConditionalGeneration(config)  # SDPA attention, transformers' default
     network.generation_config = complete_generation_config(GenerationConfig(), tokens)
     initialise(network)
     with torch.no_grad():

@@ -70,7 +70,8 @@ def encode(
 
 def _is_dropped(encoder: nn.Module) -> bool:
     """LayerDrop, as in transformers; every published Whisper has it at 0."""
-    return bool(encoder.training and encoder.layerdrop > 0 and torch.rand([]) < encoder.layerdrop)
+    share = float(encoder.layerdrop)  # type: ignore[arg-type]
+    return encoder.training and share > 0 and bool(torch.rand([]) < share)
 
 
 def load_tokens(name_or_path: str) -> Tokens:
@@ -102,7 +103,7 @@ def load_whisper(name_or_path: str, tokens: Tokens) -> Whisper:
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable(name_or_path, error) from None
     if network.generation_config is not None:
-        network.generation_config.forced_decoder_ids = None
+        network.generation_config.forced_decoder_ids = None  # type: ignore[attr-defined]
     # transformers hands over a model in evaluation mode, in which an adapter's dropout would stay off; Lightning keeps
     # it so.
     return Whisper(network.train(), tokens)
@@ -131,7 +132,7 @@ def complete_generation_config(config: GenerationConfig | None, tokens: Tokens) 
     for name, value in needed.items():
         if getattr(config, name, None) is None:
             setattr(config, name, value)
-    config.forced_decoder_ids = None
+    config.forced_decoder_ids = None  # type: ignore[attr-defined]
     return config
 
 

@@ -38,7 +38,11 @@ def build_tokenizer(learner: Tokenizer) -> WhisperTokenizer:
     tokenizer = WhisperTokenizer(vocab=vocab, merges=[tuple(pair) for pair in learnt["merges"]], pad_token=END)
     languages = [f"<|{code}|>" for code in LANGUAGES]
     special = ["<|startoftranscript|>", *languages, *TASKS]
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special], special_tokens=True)
+    tokenizer.add_tokens(_make(special, special_token=True), special_tokens=True)  # type: ignore[arg-type]
     times = [f"<|{step * 0.02:.2f}|>" for step in range(TIMESTAMPS)]
-    tokenizer.add_tokens([AddedToken(time, special=False, normalized=False) for time in times])
+    tokenizer.add_tokens(_make(times, special_token=False))  # type: ignore[arg-type]
     return tokenizer
+
+
+def _make(tokens: Iterable[str], special_token: bool) -> list[str | AddedToken]:
+    return [AddedToken(token, special=special_token, normalized=False) for token in tokens]

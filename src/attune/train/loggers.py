@@ -56,6 +56,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         columns = list(dict.fromkeys(key for row in self.rows for key in row if key != "epoch"))
         with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, extrasaction="ignore")

@@ -92,7 +92,9 @@ class ManifestCorpus:
             return "" if raw[column] is None else raw[column]
         if column in raw:
             raise InputError(f"{place}: the column {column!r} is empty.")
-        near = get_close_matches(column, map(str, raw), n=1, cutoff=0.4) or list(map(str, raw))[:1]
+        taken = {"audio", "text", *OPTIONAL_COLUMNS, *self.columns.values()}
+        free = [str(other) for other in raw if other not in taken]
+        near = get_close_matches(column, free, n=1, cutoff=0.4) or free[:1]
         hint = f" If it is {near[0]!r} here: data.columns.{name}={near[0]}" if near else ""
         raise InputError(f"{place}: there is no column {column!r}. It has: {', '.join(map(str, raw))}.{hint}")
 
@@ -126,10 +128,11 @@ def _read_table(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any]]
                 f"{path}, line {reader.line_num} has more fields than the first line has columns: {row[None]} are left "
                 "over. Put a field that holds the delimiter in double quotes, or use JSONL."
             )
-        yield reader.line_num, row if is_csv else {_unquote(name): _unquote(field) for name, field in row.items()}
+        plain = {_unquote(str(name)): _unquote(field) for name, field in row.items()}
+        yield reader.line_num, dict(row) if is_csv else plain
 
 
-def _unquote(field: str | None) -> str | None:
+def _unquote(field: Any) -> Any:
     """A field that a CSV writer put in quotes, without them."""
     if field is None or not (len(field) >= 2 and field[0] == field[-1] == '"'):
         return field

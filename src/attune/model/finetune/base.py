@@ -60,12 +60,20 @@ def match_parameters(network: nn.Module, pattern: str) -> dict[str, nn.Parameter
     named = dict(network.named_parameters())
     matched = {name: parameter for name, parameter in named.items() if fnmatchcase(name, pattern)}
     if not matched:
-        near = get_close_matches(pattern.replace("*", ""), named, n=4, cutoff=0.2)
+        near = _find_near(pattern, named)
         raise InputError(
             f"finetune: the pattern {pattern!r} matches no parameter. Nearest names: {', '.join(near)}. "
             "Patterns are shell-like: model.encoder.layers.0.*, *.encoder_attn.*, *.bias."
         )
     return matched
+
+
+def _find_near(pattern: str, names: Iterable[str]) -> list[str]:
+    """Parts of the network as deep as the pattern goes, nearest in spelling first."""
+    literal = pattern.replace("*", "").strip(".")
+    depth = literal.count(".") + 1
+    parts = dict.fromkeys(".".join(name.split(".")[:depth]) for name in names)
+    return get_close_matches(literal, parts, n=4, cutoff=0.2)
 
 
 def is_constant(name: str) -> bool:

@@ -27,7 +27,7 @@ class Lora:
     def __init__(
         self,
         rank: int = 32,
-        alpha: float = 64.0,
+        alpha: int = 64,
         dropout: float = 0.0,
         targets: Sequence[str] = PROJECTIONS,
         rate_factor: float = 10.0,

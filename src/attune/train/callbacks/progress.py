@@ -32,7 +32,7 @@ class ProgressLine(Callback):
         self._start("training", int(trainer.max_steps), trainer)
         self._update(completed=trainer.global_step)
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # type: ignore[override]  # only what is used is named
         self._update(completed=trainer.global_step, values=_values(trainer))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -48,7 +48,7 @@ class ProgressLine(Callback):
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._start(self.scoring, int(sum(trainer.num_test_batches)), trainer)
 
-    def on_test_batch_end(self, *args: Any) -> None:
+    def on_test_batch_end(self, *args: Any) -> None:  # type: ignore[override]  # only what is used is named
         if self.progress is not None and self.task is not None:
             self.progress.advance(self.task)
 

@@ -24,10 +24,10 @@ class Throughput(Callback):
         self.seconds = 0.0
         self.step_started = 0.0
 
-    def on_train_batch_start(self, *args: Any) -> None:
+    def on_train_batch_start(self, *args: Any) -> None:  # type: ignore[override]  # only what is used is named
         self.step_started = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:  # type: ignore[override]  # only what is used is named
         self.seconds += time.perf_counter() - self.step_started
         if self.first_step_after_s is None and trainer.global_step > 0:
             self.first_step_after_s = time.time() - self.launched_at
