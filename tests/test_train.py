@@ -71,6 +71,7 @@ def test_a_run_leaves_everything_the_design_promises(manifest: Path, tmp_path: P
     assert record["train"]["steps"] == 4
     assert set(record["result"]) == set(record["baseline"]) == {"test", "test@full"}
     assert record["result"]["test"]["utterances"] == 5
+    assert "is not finished" not in (folder / "report.html").read_text()
     rejected = (folder / "rejected.csv").read_text()
     assert rejected.count("cannot be decoded") == 3 and "train.jsonl, line 6" in rejected
     for name in ("config.yaml", "metrics.csv", "report.html", "predictions/test@full.csv", "figures/log_mel.png"):

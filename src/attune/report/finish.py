@@ -88,6 +88,7 @@ def finish_report(
     record.evaluate = sum_seconds(tuned.panels)
     for panel, predictions in tuned.predictions.items():
         write_predictions(folder, panel, untouched.predictions[panel], predictions)
+    record.status = "finished"  # the page below says so; a fault in drawing it turns it back
     waveforms = _collect_waveforms(folder, record, data)
     write_record(record, folder)
     _draw(folder, record, waveforms)

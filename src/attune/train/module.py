@@ -97,7 +97,7 @@ class WhisperModule(L.LightningModule):
         for metric in (self.word_errors, self.raw_word_errors):
             metric.update(batch.references, hypotheses)
         self.log("val/wer", self.word_errors, prog_bar=True, batch_size=len(batch))
-        self.log("val/wer_raw", self.raw_word_errors, batch_size=len(batch))
+        self.log("val/raw_wer", self.raw_word_errors, batch_size=len(batch))
 
     def on_test_start(self) -> None:
         self.predictions = []
