@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from transformers import pipeline
+from transformers.utils import logging
 
 from attune.audio.waveform import SAMPLE_RATE_HZ
 from attune.data.audit import load_row
@@ -54,6 +55,7 @@ def transcribe_with_transformers(model: Path, corpus: dict) -> float:
     """WER of the test panel by transformers' own pipeline, which pads to 30 s."""
     arguments = {key: value for key, value in corpus.items() if key != "_target_"}
     rows = SyntheticCorpus(**arguments).splits()["test"]
+    logging.set_verbosity_error()  # a hint for each utterance
     transcribe = pipeline("automatic-speech-recognition", str(model))
     predictions = []
     for row in rows:

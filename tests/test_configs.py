@@ -82,7 +82,9 @@ def test_language_codes_are_text() -> None:
             assert isinstance(node.get("language", ""), str | None)
 
 
-@pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith(("data/", "model/", "experiment/"))])
+@pytest.mark.parametrize(
+    "option", [option for option in OPTIONS if option.startswith(("data/", "model/", "experiment/"))]
+)
 def test_scalars_that_a_run_reads_by_name_are_known(option: str) -> None:
     """A key that nobody reads would be a setting without effect."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -43,7 +43,9 @@ class Watched(WhisperModule):
 
 def cut(batch: Batch, rows: Sequence[int]) -> Batch:
     """Some rows of a batch, with its padding."""
-    tensors = {name: getattr(batch, name)[list(rows)] for name in ("waveform", "lengths", "decoder_input_ids", "labels")}
+    tensors = {
+        name: getattr(batch, name)[list(rows)] for name in ("waveform", "lengths", "decoder_input_ids", "labels")
+    }
     lists = {
         name: [getattr(batch, name)[row] for row in rows]
         for name in ("ids", "prefixes", "references", "languages", "speakers")
@@ -109,7 +111,11 @@ def test_eight_ones_are_one_eight(whisper: Whisper, batch: Batch, tmp_path: Path
 
 def test_every_window_counts_its_own_tokens(whisper: Whisper, batch: Batch, tmp_path: Path) -> None:
     """Windows of 83 and 15 tokens after each other: what one has counted must not follow it into the next."""
-    windows = [[cut(batch, [0]), cut(batch, [1])], [cut(batch, [2]), cut(batch, [4])], [cut(batch, [5]), cut(batch, [6])]]
+    windows = [
+        [cut(batch, [0]), cut(batch, [1])],
+        [cut(batch, [2]), cut(batch, [4])],
+        [cut(batch, [5]), cut(batch, [6])],
+    ]
     parts = fit(whisper, windows, tmp_path / "parts")
     whole = fit(whisper, [[cut(batch, rows)] for rows in ([0, 1], [2, 4], [5, 6])], tmp_path / "whole")
     for used, expected in zip(parts.used, whole.used, strict=True):

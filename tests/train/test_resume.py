@@ -83,7 +83,9 @@ def test_a_run_that_died_ends_as_if_it_had_not(
     for (name, weight), other in zip(finished.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(weight, other[1]), name
 
-    states = [flatten(torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)) for name in ("whole", "cut")]
+    states = [
+        flatten(torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)) for name in ("whole", "cut")
+    ]
     compared = [name for name in states[0] if name.startswith(("/state_dict", "/optimizer_states", "/lr_schedulers"))]
     assert len(compared) > 200
     for name in compared:
@@ -94,7 +96,9 @@ def test_a_run_that_died_ends_as_if_it_had_not(
     assert kept[0] == kept[1]
 
 
-def test_a_checkpoint_holds_primitives_only(nano_like: Whisper, make_data: Callable[..., SpeechDataModule], tmp_path: Path) -> None:
+def test_a_checkpoint_holds_primitives_only(
+    nano_like: Whisper, make_data: Callable[..., SpeechDataModule], tmp_path: Path
+) -> None:
     run(nano_like, make_data(nano_like.tokens, batch_window_s=10, workers=0), tmp_path)
     for name in ("best", "last"):
         state = torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True)
