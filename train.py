@@ -16,7 +16,7 @@ from omegaconf import DictConfig  # noqa: E402
 from attune.audio.context import FullContext  # noqa: E402
 from attune.data.audit import write_rejections  # noqa: E402
 from attune.data.module import SpeechDataModule  # noqa: E402
-from attune.model.finetune.base import apply_finetuning, merge_additions  # noqa: E402
+from attune.model.finetune.base import apply_finetuning, change_tokens, merge_additions  # noqa: E402
 from attune.model.save import save_whisper  # noqa: E402
 from attune.model.scratch import obtain_tokens, obtain_whisper  # noqa: E402
 from attune.report.finish import describe_run, finish_report, keep_record, print_result, start_record  # noqa: E402
@@ -54,9 +54,10 @@ def train(config: DictConfig) -> None:
         workers=config.data.workers,
         seed=config.seed,
     )
+    finetune = build(config.finetune)
+    data.tokens = tokens = change_tokens(finetune, tokens, data.transcripts)
     data.prepare()
 
-    finetune = build(config.finetune)
     whisper = obtain_whisper(config.model.name_or_path, tokens, size)
     parameters = apply_finetuning(finetune, whisper.network)
     module = WhisperModule(
@@ -74,9 +75,9 @@ def train(config: DictConfig) -> None:
 
     with keep_record(record, run.folder):
         untouched = score(trainer, module, data, data.panels)
-        trainer.fit(
-            module, datamodule=data, ckpt_path=checkpoints.resume_from if run.resumed else None, weights_only=True
-        )
+        if finetune.rate_factor:
+            resume_from = checkpoints.resume_from if run.resumed else None
+            trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
         if config.keep == "best":
             checkpoints.load_best(module)
         tuned = score(trainer, module, data, data.panels)

@@ -5,7 +5,7 @@ corpus (rows of one schema) -> audit (broken rows set aside) -> sampling (window
 
 import os
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import lightning as L
@@ -70,12 +70,21 @@ class SpeechDataModule(L.LightningDataModule):
         Raises:
             InputError: the corpus cannot be used; the message says where and why.
         """
-        splits = dict(self.corpus.splits())
+        splits = self._read
         for split in ("train", "validation", "test"):
             if len(splits.get(split, ())) == 0:
                 raise InputError(f"The corpus has no utterance in {split!r}. Give data.{split}.")
         check_texts(splits, self.tokens)
         self.splits, self.rejections = reject_broken_audio(splits, self.max_rejected)
+
+    @cached_property
+    def _read(self) -> dict[str, Dataset]:
+        return dict(self.corpus.splits())
+
+    @property
+    def transcripts(self) -> list[str]:
+        """The training texts as written, before the audit: what a vocabulary may be learnt from."""
+        return list(self._read["train"]["text"]) if "train" in self._read else []
 
     @property
     def panels(self) -> list[str]:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from attune.audio.waveform import SAMPLE_RATE_HZ
 from attune.data.batch import Batch
 from attune.model.decode import cap_tokens, decode_greedily
-from attune.model.finetune.base import FineTuning, parameter_groups
+from attune.model.finetune.base import FineTuning, advance, parameter_groups
 from attune.model.whisper import Whisper
 from attune.score.metrics import CorpusErrorRate, Prediction
 from attune.train.objective.cross_entropy import CrossEntropy, LossTerms
@@ -68,6 +68,9 @@ class WhisperModule(L.LightningModule):
         self.utterances_seen = 0
         self.audio_seen_s = 0.0
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        advance(self.finetune, self.whisper.network, self.trainer.global_step / self.steps)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         terms = self.objective.loss(self.whisper, batch)
         self.window_tokens += terms.tokens
@@ -120,7 +123,7 @@ class WhisperModule(L.LightningModule):
             self.log(f"{name.split('/')[0]}/{key}", value, on_step=on_step, on_epoch=not on_step, batch_size=utterances)
 
     def configure_optimizers(self) -> Any:
-        groups = parameter_groups(self.finetune, self.whisper.network, self.weight_decay)
+        groups = parameter_groups(self.finetune, self.whisper.network, self.weight_decay, self.learning_rate)
         on_gpu = self.device.type == "cuda"
         optimizer = AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=on_gpu or None)
         rate: Callable[[int], float] = linear_decay(self.steps, self.warmup_share, self.final_share)

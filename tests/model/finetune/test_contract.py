@@ -19,7 +19,7 @@ from whispers import awaken, copy_of, make_batch
 from attune.data.batch import Batch
 from attune.errors import InputError
 from attune.model.decode import cap_tokens, decode_greedily
-from attune.model.finetune.base import apply_finetuning, merge_additions, parameter_groups
+from attune.model.finetune.base import advance, apply_finetuning, merge_additions, parameter_groups
 from attune.model.finetune.layers import Layers
 from attune.model.finetune.lora import Lora
 from attune.model.save import save_whisper
@@ -88,7 +88,8 @@ def compute_logits(whisper: Whisper, batch: Batch) -> Float[Tensor, "batch token
 
 def take_step(whisper: Whisper, finetune: Any, batch: Batch, rate: float = 1e-3) -> float:
     """One step of AdamW, as WhisperModule takes it; the loss before."""
-    optimizer = torch.optim.AdamW(parameter_groups(finetune, whisper.network, 0.01), lr=rate)
+    advance(finetune, whisper.network, 0.0)
+    optimizer = torch.optim.AdamW(parameter_groups(finetune, whisper.network, 0.01, rate), lr=rate)
     terms = CrossEntropy().loss(whisper, batch)
     (terms.total / terms.tokens).backward()
     optimizer.step()
@@ -168,4 +169,4 @@ def test_a_type_that_lets_nothing_learn_is_refused(nano_like: Whisper) -> None:
     whisper, finetune = copy_of(nano_like), Layers(["model.decoder.*"], freeze=["*"])
     apply_finetuning(finetune, whisper.network)
     with pytest.raises(InputError, match="lets no parameter learn"):
-        parameter_groups(finetune, whisper.network, 0.0)
+        parameter_groups(finetune, whisper.network, 0.0, 1e-3)

@@ -43,7 +43,7 @@ def test_these_learn_and_no_others(name: str, any_whisper: Whisper) -> None:
     finetune.apply(whisper.network)
     batch = make_batch(whisper.tokens, 200)
     objective = JointCtc() if name == "ctc" else CrossEntropy()
-    groups = parameter_groups(finetune, whisper.network, 0.01)
+    groups = parameter_groups(finetune, whisper.network, 0.01, 1e-3)
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
     losses = []
     for _ in range(3):

@@ -2,8 +2,12 @@
 
 A type is one file here and one YAML in configs/finetune. It changes a network in place, once, after loading and before
 the optimiser exists, and leaves `requires_grad` true on exactly what learns. `_target_` in the YAML is the registry.
+
+Beside `apply` a type may have any of four methods, each a protocol below: `change_tokens` (before the data is checked),
+`rate_scale` (rates that differ by parameter), `advance` (a schedule), `merge` (export).
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -13,17 +17,45 @@ from torch import nn
 from transformers import WhisperForConditionalGeneration
 
 from attune.errors import InputError
+from attune.text.tokens import Tokens
 
 
 class FineTuning(Protocol):
     """The one method that every type has.
 
-    `rate_factor` multiplies the default learning rate of the model's size.
+    `rate_factor` multiplies the default learning rate of the model's size; 0 says that nothing is trained at all.
     """
 
     rate_factor: float
 
     def apply(self, network: WhisperForConditionalGeneration) -> None: ...
+
+
+@runtime_checkable
+class ChangesTokens(Protocol):
+    """A type that changes the vocabulary. It is asked once, before the data is checked and before `apply`."""
+
+    def change_tokens(self, tokens: Tokens, transcripts: Iterable[str]) -> Tokens:
+        """The new tokens, in an object of their own; `transcripts` are the training texts, as written."""
+        ...
+
+
+@runtime_checkable
+class Scaled(Protocol):
+    """A type whose parameters learn at rates of their own."""
+
+    def rate_scale(self, name: str) -> float:
+        """What the learning rate is multiplied by for the parameter of this name."""
+        ...
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """A type that changes in the course of a run. `apply` lets everything learn that ever will."""
+
+    def advance(self, network: WhisperForConditionalGeneration, progress: float) -> None:
+        """Set `requires_grad` for this share of the run, in [0, 1]. It is called before every training batch."""
+        ...
 
 
 @runtime_checkable
@@ -81,21 +113,24 @@ def is_constant(name: str) -> bool:
     return name.endswith("encoder.embed_positions.weight")
 
 
-def parameter_groups(finetune: FineTuning, network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The optimiser's groups: matrices with weight decay; biases, norms and positions without.
+def parameter_groups(
+    finetune: FineTuning, network: nn.Module, weight_decay: float, learning_rate: float
+) -> list[dict[str, Any]]:
+    """The optimiser's groups: matrices with weight decay; biases, norms and positions without; each rate by itself.
 
     Raises:
         InputError: nothing learns.
     """
-    if hasattr(finetune, "parameter_groups"):
-        return finetune.parameter_groups(network)  # type: ignore[attr-defined]
-    learning = list(_learning(network))
-    if not learning:
+    scale = finetune.rate_scale if isinstance(finetune, Scaled) else lambda name: 1.0
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in _learning(network):
+        groups[scale(name), weight_decay if _decays(name, parameter) else 0.0].append(parameter)
+    if not groups:
         raise InputError(f"finetune: {type(finetune).__name__} lets no parameter learn.")
-    matrices = [parameter for name, parameter in learning if _decays(name, parameter)]
-    vectors = [parameter for name, parameter in learning if not _decays(name, parameter)]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    return [
+        {"params": parameters, "lr": learning_rate * scale, "weight_decay": decay}
+        for (scale, decay), parameters in groups.items()
+    ]
 
 
 def count_parameters(network: nn.Module, before: int) -> dict[str, int]:
@@ -124,3 +159,14 @@ def merge_additions(finetune: FineTuning, network: WhisperForConditionalGenerati
     """Fold what the type added into plain Whisper weights, where it can be."""
     if isinstance(finetune, Mergeable):
         finetune.merge(network)
+
+
+def change_tokens(finetune: FineTuning, tokens: Tokens, transcripts: Iterable[str]) -> Tokens:
+    """The tokens that the type wants: the model's own, unless it changes them."""
+    return finetune.change_tokens(tokens, transcripts) if isinstance(finetune, ChangesTokens) else tokens
+
+
+def advance(finetune: FineTuning, network: WhisperForConditionalGeneration, progress: float) -> None:
+    """Tell a type how far the run is, in [0, 1]."""
+    if isinstance(finetune, Scheduled):
+        finetune.advance(network, progress)
