@@ -15,7 +15,7 @@ data.corpora.schema data.corpora.manifest data.corpora.synthetic data.corpora.pr
 data.audit data.sampling data.batch data.module
 model.whisper model.scratch model.save
 model.finetune.base model.finetune.full model.finetune.layers model.finetune.lora model.finetune.ctc
-model.decode
+model.flops model.decode
 score.metrics score.statistics score.panel
 train.schedule train.objective.cross_entropy train.objective.joint_ctc train.module
 train.callbacks.checkpoints train.callbacks.progress train.callbacks.throughput

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from attune.audio.waveform import SAMPLE_RATE_HZ
+from attune.audio.waveform import SAMPLE_RATE_HZ, SAMPLES_PER_POSITION
 from attune.data.batch import Batch
 from attune.model.decode import cap_tokens, decode_greedily
 from attune.model.finetune.base import FineTuning, advance, parameter_groups
+from attune.model.flops import count_forward, count_training
 from attune.model.whisper import Whisper
 from attune.score.metrics import CorpusErrorRate, Prediction
 from attune.train.objective.cross_entropy import CrossEntropy, LossTerms
@@ -67,6 +68,7 @@ class WhisperModule(L.LightningModule):
         self.window_tokens = 0  # supervised tokens since the last optimiser step, on this rank
         self.utterances_seen = 0
         self.audio_seen_s = 0.0
+        self.flops_done = 0.0
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         advance(self.finetune, self.whisper.network, self.trainer.global_step / self.steps)
@@ -76,11 +78,18 @@ class WhisperModule(L.LightningModule):
         self.window_tokens += terms.tokens
         self.utterances_seen += len(batch)
         self.audio_seen_s += float(batch.lengths.sum()) / SAMPLE_RATE_HZ
+        self.flops_done += self._count_flops(batch)
         self._log_loss("train/loss", terms, len(batch), on_step=True)
         self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return (
             terms.total * self.trainer.accumulate_grad_batches
         )  # Lightning divides by it; we divide by tokens instead
+
+    def _count_flops(self, batch: Batch) -> float:
+        network, (utterances, samples) = self.whisper.network, batch.waveform.shape
+        positions, tokens = samples // SAMPLES_PER_POSITION, batch.decoder_input_ids.shape[1]
+        forward = count_forward(network.config, utterances, positions, tokens, batch.supervised)
+        return count_training(network, forward)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turn the window's summed gradient into the mean over its tokens: before clipping, after unscaling."""

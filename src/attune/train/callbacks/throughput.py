@@ -1,4 +1,4 @@
-"""How fast a run trains, and how much memory it needs."""
+"""How fast a run trains, what share of the device's arithmetic that is, and how much memory it needs."""
 
 import resource
 import time
@@ -9,6 +9,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from attune.train.module import WhisperModule
+
+# Dense products of bfloat16 (float16 where there is none) with float32 sums, in FLOP/s, from NVIDIA's data sheets.
+GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "V100": 125e12, "T4": 65e12}
+MEASURED_SIDE, MEASURED_TIMES = 2048, 3  # of the square matrices that measure another device
 
 
 class Throughput(Callback):
@@ -33,7 +37,8 @@ class Throughput(Callback):
             self.first_step_after_s = time.time() - self.launched_at
 
     def summary(self, steps: int, module: WhisperModule) -> dict[str, float | None]:
-        """The `train` part of run.json. `mfu` is null: no peak of this device is known to it."""
+        """The `train` part of run.json. `mfu` is the FLOPs of the model, none counted twice, over what the device could
+        have done in the same seconds; None where nothing was trained."""
         seconds = max(self.seconds, 1e-9)
         return {
             "steps": steps,
@@ -41,9 +46,33 @@ class Throughput(Callback):
             "utterances_per_second": module.utterances_seen / seconds,
             "audio_seconds_per_second": module.audio_seen_s / seconds,
             "peak_memory_gb": peak_memory_gb(),
-            "mfu": None,
+            "mfu": module.flops_done / seconds / find_peak(module) if module.flops_done else None,
             "first_step_after_s": self.first_step_after_s,
         }
+
+
+def find_peak(module: WhisperModule) -> float:
+    """FLOP/s of matrix products on the module's device: of its data sheet, or else measured in the run's precision."""
+    device = module.whisper.network.device
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        known = next((peak for key, peak in GPU_PEAKS.items() if key in name), None)
+        if known:
+            return known
+    precision = str(module.trainer.precision)
+    half = torch.bfloat16 if "bf16" in precision else torch.float16
+    return measure_peak(device, half if "16" in precision else torch.float32)
+
+
+def measure_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of the fastest of a few products of 2048 x 2048 matrices."""
+    one, other = (torch.randn(MEASURED_SIDE, MEASURED_SIDE, device=device).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(MEASURED_TIMES):
+        started = time.perf_counter()
+        (one @ other)[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    return 2 * MEASURED_SIDE**3 / min(seconds)
 
 
 def peak_memory_gb() -> float:

@@ -1,0 +1,62 @@
+"""The formulas give what torch counts while it computes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from whispers import awaken, make_batch
+
+from attune.audio.waveform import SAMPLES_PER_POSITION
+from attune.data.batch import Batch
+from attune.model.finetune.full import Full
+from attune.model.finetune.layers import Layers
+from attune.model.finetune.lora import Lora
+from attune.model.flops import Work, count_forward, count_training
+from attune.model.whisper import Whisper, encode
+from attune.text.tokens import IGNORED
+
+
+def work_of(whisper: Whisper, batch: Batch) -> Work:
+    utterances, samples = batch.waveform.shape
+    tokens = batch.decoder_input_ids.shape[1]
+    return count_forward(
+        whisper.network.config, utterances, samples // SAMPLES_PER_POSITION, tokens, batch.supervised
+    )
+
+
+def count_by_torch(whisper: Whisper, batch: Batch, backward: bool) -> int:
+    """Of the network alone: the log-mel is made outside."""
+    log_mel = whisper.log_mel(batch.waveform)
+    with FlopCounterMode(display=False) as counter:
+        hidden = whisper.decode(encode(whisper.network, log_mel), batch.decoder_input_ids)
+        logits = whisper.project(hidden[batch.labels != IGNORED])
+        if backward:
+            logits.sum().backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("positions", [200, 1500])
+def test_forward_is_counted_to_the_digit(any_whisper: Whisper, positions: int) -> None:
+    whisper = awaken(any_whisper, seed=1)
+    batch = make_batch(whisper.tokens, positions)
+    with torch.no_grad():
+        counted = count_by_torch(whisper, batch, backward=False)
+    work = work_of(whisper, batch)
+    assert work.encoder + work.decoder == counted
+
+
+@pytest.mark.parametrize(
+    ("make", "within"),
+    [
+        (Full, 0.05),  # torch counts attention's backward pass as 2.5 forwards, because it makes the weights again
+        (lambda: Layers(["model.decoder.*"]), 0.05),
+        (lambda: Lora(rank=1), 0.1),
+    ],
+)
+def test_training_is_counted_closely(nano_like: Whisper, make: Callable, within: float) -> None:
+    whisper = awaken(nano_like, seed=1).train()
+    make().apply(whisper.network)
+    batch = make_batch(whisper.tokens, 200)
+    counted = count_by_torch(whisper, batch, backward=True)
+    assert count_training(whisper.network, work_of(whisper, batch)) == pytest.approx(counted, rel=within)
