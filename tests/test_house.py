@@ -13,8 +13,9 @@ audio.waveform audio.log_mel audio.context audio.speech
 text.normalise text.sentences text.tokenizer text.tokens
 data.corpora.schema data.corpora.manifest data.corpora.synthetic data.corpora.pretraining
 data.audit data.sampling data.batch data.module
-model.whisper model.scratch model.save
-model.finetune.base model.finetune.full model.finetune.layers model.finetune.lora model.finetune.ctc
+model.additions model.whisper model.scratch model.save
+model.finetune.base model.finetune.depth model.finetune.full model.finetune.layers model.finetune.lora
+model.finetune.ctc model.finetune.top model.finetune.gradual model.finetune.adapter model.finetune.added_layers
 model.flops model.decode
 score.metrics score.statistics score.panel
 train.schedule train.objective.cross_entropy train.objective.joint_ctc train.module

@@ -15,6 +15,7 @@ from attune.audio.speech import Voice, speak
 from attune.audio.waveform import encode_wav
 from attune.errors import InputError
 from attune.use.config import explain
+from attune.use.transcribe import load_listening
 from train import train
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +81,16 @@ def test_a_run_leaves_everything_the_design_promises(manifest: Path, tmp_path: P
 
     model = WhisperForConditionalGeneration.from_pretrained(folder / "model")
     assert model.generate(torch.zeros(1, 80, 3000), language="en", max_new_tokens=4).shape[0] == 1
+
+
+def test_a_run_says_what_plain_transformers_cannot_hold(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_small(tmp_path / "run", *manifest_words(manifest), "data.max_rejected=0.2", "finetune=adapter")
+    assert "cannot hold this model's 5 adapters" in capsys.readouterr().out
+    listening = load_listening(str(tmp_path / "run"), "cpu")
+    learnt = dict(listening.network.named_parameters())["model.decoder.layers.0.fc2.adapter.up.weight"]
+    assert learnt.abs().max() > 0  # it was zero at the start
 
 
 def test_a_run_is_never_written_over(manifest: Path, tmp_path: Path) -> None:

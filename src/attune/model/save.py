@@ -1,11 +1,26 @@
-"""A Whisper -> a folder that plain transformers loads: safetensors, config, generation config, tokenizer, front end."""
+"""A Whisper -> a folder that plain transformers loads: safetensors, config, generation config, tokenizer, front end.
 
+What plain transformers cannot hold lies beside it in additions.safetensors, with a loader and a note.
+"""
+
+import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
+from attune.model import additions
+from attune.model.additions import HEAD, WEIGHTS, is_addition
 from attune.model.whisper import Whisper, complete_generation_config
+
+LOADER, NOTE = "load_whisper.py", "ADDITIONS.md"
+USE = """
+    from load_whisper import load
+
+    model = load(".")  # needs torch, transformers and safetensors
+"""
 
 
 def save_whisper(whisper: Whisper, folder: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -20,6 +35,34 @@ def save_whisper(whisper: Whisper, folder: Path, dtype: torch.dtype = torch.floa
     weights = network.state_dict()
     cast = {tensor.data_ptr(): tensor.to(dtype) for tensor in weights.values()}  # tied weights stay one on disk
     state = {name: cast[tensor.data_ptr()] for name, tensor in weights.items()}
-    network.save_pretrained(folder, state_dict=state, safe_serialization=True)
+    plain = {name: weight for name, weight in state.items() if not is_addition(name)}
+    network.save_pretrained(folder, state_dict=plain, safe_serialization=True)
+    _save_additions({name: weight for name, weight in state.items() if is_addition(name)}, folder)
     whisper.tokens.tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=network.config.num_mel_bins).save_pretrained(folder)
+
+
+def _save_additions(weights: dict[str, Tensor], folder: Path) -> None:
+    """Weights, loader and note; those of a model that was saved here before go."""
+    for name in (WEIGHTS, LOADER, NOTE):
+        (folder / name).unlink(missing_ok=True)
+    if weights:
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
+        shutil.copyfile(additions.__file__, folder / LOADER)
+        (folder / NOTE).write_text(f"# Not a plain Whisper\n\n{explain_additions(folder)}\n{USE}")
+
+
+def explain_additions(folder: Path) -> str | None:
+    """What of a saved model plain transformers cannot hold, in plain words; None if it holds it all."""
+    if not (folder / WEIGHTS).is_file():
+        return None
+    weights = load_file(folder / WEIGHTS)
+    adapters = sum(name.endswith(".down.weight") for name in weights)
+    parts = [f"{adapters} adapters"] * bool(adapters)
+    parts += ["CTC head, which writes its transcripts"] * (f"{HEAD}.weight" in weights)
+    count = sum(weight.numel() for weight in weights.values())
+    return (
+        f"Plain transformers cannot hold this model's {' and '.join(parts)} ({count:,} parameters in {WEIGHTS}): from "
+        "its folder it loads the Whisper without them. attune reads them by itself; elsewhere use "
+        f"{LOADER}, beside them."
+    )

@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers.utils import cached_file
 
 from attune.audio.log_mel import LogMel
 from attune.errors import InputError
+from attune.model.additions import WEIGHTS, load_additions
 from attune.text.tokens import Tokens
 
 FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer.json or vocab.json")
@@ -90,7 +92,9 @@ def load_tokens(name_or_path: str) -> Tokens:
 
 
 def load_whisper(name_or_path: str, tokens: Tokens) -> Whisper:
-    """Weights in fp32 from a folder or the hub; safetensors only, no remote code.
+    """Weights in fp32 from a folder or the hub, adapters that attune saved beside them included; safetensors only.
+
+    Nothing that lies there is executed, `load_whisper.py` neither.
 
     Raises:
         InputError: there is no Whisper at that place, or its weights are not safetensors.
@@ -100,6 +104,11 @@ def load_whisper(name_or_path: str, tokens: Tokens) -> Whisper:
         network = WhisperForConditionalGeneration.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
         )
+        added = cached_file(
+            source, WEIGHTS, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        )
+        if added is not None:
+            load_additions(network, added)
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable(name_or_path, error) from None
     if network.generation_config is not None:

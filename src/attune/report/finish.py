@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from attune.data.module import SpeechDataModule
+from attune.model.save import explain_additions
 from attune.report.figures import plot_error_types, plot_learning_curves, plot_log_mel, save_figures
 from attune.report.record import (
     RunRecord,
@@ -103,6 +104,8 @@ def print_result(console: Console, record: RunRecord, folder: Path) -> None:
     console.print(result_table(record))
     console.print(summarise(record), highlight=False)
     console.print(f"report: {folder / 'report.html'}   model: {folder / 'model'}", highlight=False, soft_wrap=True)
+    if explained := explain_additions(folder / "model"):
+        console.print(f"[yellow]{explained}[/yellow]", highlight=False, soft_wrap=True)
 
 
 def _collect_waveforms(folder: Path, record: RunRecord, data: SpeechDataModule) -> Waveforms:

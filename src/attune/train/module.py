@@ -80,7 +80,8 @@ class WhisperModule(L.LightningModule):
         self.audio_seen_s += float(batch.lengths.sum()) / SAMPLE_RATE_HZ
         self.flops_done += self._count_flops(batch)
         self._log_loss("train/loss", terms, len(batch), on_step=True)
-        self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
+        self.log("train/learning_rate", max(rates))  # lower blocks may learn more slowly
         return (
             terms.total * self.trainer.accumulate_grad_batches
         )  # Lightning divides by it; we divide by tokens instead

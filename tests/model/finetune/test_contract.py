@@ -59,10 +59,37 @@ def count_lora(rank: int) -> int:
     return LAYERS * (attention + feed_forward) + LAYERS * (2 * attention + feed_forward)
 
 
+def count_block(side: str) -> int:
+    attentions = {"encoder": 1, "decoder": 2}[side]
+    return attentions * count_attention() + count_feed_forward() + (attentions + 1) * 2 * WIDTH
+
+
+def count_biases_and_norms() -> int:
+    encoder_block = 3 * WIDTH + (4 + 1) * WIDTH + 2 * 2 * WIDTH  # attention (k has none), feed-forward, two norms
+    decoder_block = 2 * 3 * WIDTH + (4 + 1) * WIDTH + 3 * 2 * WIDTH
+    convolutions, last_norms = 2 * WIDTH, 2 * 2 * WIDTH
+    return convolutions + LAYERS * (encoder_block + decoder_block) + last_norms
+
+
+def count_adapters(bottleneck: int) -> int:
+    one = 2 * bottleneck * WIDTH + bottleneck + WIDTH
+    return LAYERS * (2 + 3) * one
+
+
 # (vocabulary, id of <|endoftext|>) -> (trainable, added), worked out from the dimensions.
 COUNTS: dict[str, Callable[[int, int], tuple[int, int]]] = {
     "full": lambda vocabulary, end: (count_encoder() + count_decoder(vocabulary), 0),
     "layers": lambda vocabulary, end: (count_decoder(vocabulary), 0),
+    "encoder": lambda vocabulary, end: (count_encoder(), 0),
+    "decoder": lambda vocabulary, end: (count_decoder(vocabulary), 0),
+    "top": lambda vocabulary, end: (count_block("encoder") + count_block("decoder") + 2 * 2 * WIDTH, 0),
+    "cross_attention": lambda vocabulary, end: (LAYERS * (count_attention() + 2 * WIDTH), 0),
+    "embeddings": lambda vocabulary, end: ((vocabulary + TARGETS) * WIDTH, 0),
+    "bias": lambda vocabulary, end: (count_biases_and_norms(), 0),
+    "gradual": lambda vocabulary, end: (count_encoder() + count_decoder(vocabulary), 0),
+    "adapter": lambda vocabulary, end: (count_adapters(64), count_adapters(64)),
+    "added_layers": lambda vocabulary, end: (count_block("encoder") + count_block("decoder"),) * 2,
+    "lora": lambda vocabulary, end: (count_lora(32), count_lora(32)),
     "lora": lambda vocabulary, end: (count_lora(32), count_lora(32)),
     "ctc": lambda vocabulary, end: (
         count_encoder() + count_decoder(vocabulary) + (WIDTH + 1) * (end + 1),

@@ -19,9 +19,20 @@ from attune.train.objective.joint_ctc import JointCtc
 FOLDER = Path(__file__).parents[3] / "configs" / "finetune"
 WHISPER = r"model\.(?!encoder\.embed_positions)"  # all but the encoder's constant
 LINEAR = r"((self|encoder)_attn\.(q|k|v|out)_proj|fc[12])"
+BLOCK = r"model\.(en|de)coder\.layers"
 LEARN = {  # full match of a parameter's name
     "full": rf"{WHISPER}.*",
     "layers": r"model\.decoder\..*",
+    "encoder": r"model\.encoder\.(?!embed_positions).*",
+    "decoder": r"model\.decoder\..*",
+    "top": rf"{BLOCK}\.1\..*|model\.(en|de)coder\.layer_norm\..*",  # of two blocks a side
+    "cross_attention": r"model\.decoder\.layers\.\d+\.encoder_attn(_layer_norm)?\..*",
+    "embeddings": r"model\.decoder\.embed_(tokens|positions)\.weight",
+    "bias": r"model\..*(\.bias|layer_norm\.weight)",
+    "gradual": rf"{WHISPER}.*",
+    "adapter": rf"{BLOCK}\.\d+\.((self|encoder)_attn\.out_proj|fc2)\.adapter\.(down|up)\.(weight|bias)",
+    "added_layers": rf"{BLOCK}\.2\..*",  # behind two blocks a side
+    "lora": rf"model\.(en|de)coder\.layers\.\d+\.{LINEAR}\.lora_[AB]\.default\.weight",
     "lora": rf"model\.(en|de)coder\.layers\.\d+\.{LINEAR}\.lora_[AB]\.default\.weight",
     "ctc": rf"{WHISPER}.*|ctc_head\.(weight|bias)",
 }
