@@ -9,7 +9,7 @@ from transformers import WhisperForConditionalGeneration
 from attune.errors import InputError
 from attune.model.additions import ADAPTER, attach
 from attune.model.finetune.base import freeze
-from attune.model.finetune.depth import last_blocks, measure_depth
+from attune.model.finetune.depth import name_blocks
 
 BLOCKS = ("model.encoder.layers.*", "model.decoder.layers.*")
 BEHIND = ("self_attn.out_proj", "encoder_attn.out_proj", "fc2")
@@ -62,8 +62,7 @@ def find_places(
     Raises:
         InputError: a pattern matches no block, or a block that was chosen has none of the layers.
     """
-    depth = measure_depth(network)
-    blocks = [*last_blocks(network, "encoder", depth.encoder, ""), *last_blocks(network, "decoder", depth.decoder, "")]
+    blocks = [*name_blocks(network, "encoder"), *name_blocks(network, "decoder")]
     for pattern in patterns:
         if not any(fnmatchcase(block, pattern) for block in blocks):
             raise InputError(f"finetune.blocks: there is no block {pattern!r}. There are: {', '.join(blocks)}.")

@@ -57,12 +57,13 @@ def append_blocks(network: WhisperForConditionalGeneration, side: str, count: in
 
 def copy_as_identity(block: nn.Module, index: int) -> nn.Module:
     """A copy of a block, at place `index` of its side, that hands on what it gets."""
-    config = block.self_attn.config
+    config = block.self_attn.config  # type: ignore[union-attr]
     copied = copy.deepcopy(block, {id(config): config})  # all blocks look into the same config
     for name, module in copied.named_modules():
         if name.endswith(".out_proj") or name == "fc2":
             nn.init.zeros_(module.weight)  # type: ignore[arg-type]
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         if getattr(module, "layer_idx", None) is not None:
-            module.layer_idx = index  # where the decoder's attention finds its keys and values in the cache
+            # Where the decoder's attention finds its keys and values in the cache; the encoder's has no such place.
+            module.layer_idx = index  # type: ignore[assignment]
     return copied

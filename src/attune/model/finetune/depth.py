@@ -45,8 +45,13 @@ def measure_depth(network: WhisperForConditionalGeneration) -> Depth:
     return Depth(len(network.model.encoder.layers), len(network.model.decoder.layers))
 
 
+def name_blocks(network: WhisperForConditionalGeneration, side: str) -> list[str]:
+    """The names of a side's blocks, from the bottom: `model.decoder.layers.0`, ..."""
+    return [f"model.{side}.layers.{index}" for index in range(getattr(measure_depth(network), side))]
+
+
 def last_blocks(network: WhisperForConditionalGeneration, side: str, count: int, key: str) -> list[str]:
-    """The names of a side's last blocks, such as `model.decoder.layers.3`.
+    """The names of a side's last `count` blocks.
 
     Args:
         side: encoder or decoder.
@@ -55,7 +60,8 @@ def last_blocks(network: WhisperForConditionalGeneration, side: str, count: int,
     Raises:
         InputError: the side has fewer blocks.
     """
-    there = getattr(measure_depth(network), side)
+    blocks = name_blocks(network, side)
+    there = len(blocks)
     if not 0 <= count <= there:
         raise InputError(f"finetune.{key} is {count}, but this model's {side} has {there} blocks: give 0 to {there}.")
-    return [f"model.{side}.layers.{index}" for index in range(there - count, there)]
+    return blocks[there - count :]
