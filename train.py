@@ -6,6 +6,7 @@ python train.py data=manifest data.train=train.jsonl data.validation=dev.jsonl d
 """
 
 import time
+from functools import partial
 
 LAUNCHED_AT = time.time()  # before the slow imports: run.json tells how long the first step took from here
 
@@ -17,22 +18,26 @@ from attune.audio.context import FullContext  # noqa: E402
 from attune.data.audit import write_rejections  # noqa: E402
 from attune.data.module import SpeechDataModule  # noqa: E402
 from attune.model.finetune.base import apply_finetuning, change_tokens, merge_additions  # noqa: E402
+from attune.model.finetune.ctc import find_writer  # noqa: E402
 from attune.model.save import save_whisper  # noqa: E402
 from attune.model.scratch import obtain_tokens, obtain_whisper  # noqa: E402
 from attune.report.finish import describe_run, finish_report, keep_record, print_result, start_record  # noqa: E402
 from attune.train.callbacks.checkpoints import Checkpoints  # noqa: E402
 from attune.train.callbacks.progress import ProgressLine  # noqa: E402
 from attune.train.callbacks.throughput import Throughput  # noqa: E402
+from attune.train.interpolation import check_weapons, make_interpolation  # noqa: E402
 from attune.train.loggers import close_wandb, make_loggers  # noqa: E402
 from attune.train.module import WhisperModule  # noqa: E402
-from attune.train.scoring import score  # noqa: E402
+from attune.train.objective.penalty import anchor  # noqa: E402
+from attune.train.scoring import score, score_other  # noqa: E402
 from attune.use.config import build, open_run, plain, speak_plainly  # noqa: E402
 from attune.use.screen import make_console, settle_screen  # noqa: E402
+from attune.use.sweep import carry_out  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> None:
-    speak_plainly(lambda: train(config))  # in here as well: Hydra would print a line of its own about the exception
+    carry_out(train, config)
 
 
 def train(config: DictConfig) -> None:
@@ -41,9 +46,13 @@ def train(config: DictConfig) -> None:
     config, console = run.config, make_console()
     L.seed_everything(config.seed, workers=True, verbose=False)
 
+    # What is held against forgetting; it may need further splits of the corpus.
+    checkpoints, penalty = Checkpoints(run.folder, config.keep, config.ema), build(config.penalty)
+    path = make_interpolation(plain(config)["interpolate"], config.retention_limit)
+
     # The data first: whatever is wrong with it is said before a weight is loaded.
     size = build(config.model.scratch)
-    tokens = obtain_tokens(config.model.name_or_path, size)
+    own = tokens = obtain_tokens(config.model.name_or_path, size)
     data = SpeechDataModule(
         build(config.data.corpus),
         tokens,
@@ -53,42 +62,56 @@ def train(config: DictConfig) -> None:
         max_rejected=config.data.max_rejected,
         workers=config.data.workers,
         seed=config.seed,
+        shots=config.data.shots,
+        shots_per=config.data.shots_per,
+        in_context=config.data.in_context,
+        in_context_per=config.data.in_context_per,
+        replay=config.data.replay,
+        extras=[split for weapon in (penalty, path) if weapon for split in weapon.needs],
     )
     finetune = build(config.finetune)
     data.tokens = tokens = change_tokens(finetune, tokens, data.transcripts)
     data.prepare()
+    check_weapons(penalty, path, finetune, data, is_scratch=size is not None)
 
-    whisper = obtain_whisper(config.model.name_or_path, tokens, size)
+    load_untouched = partial(obtain_whisper, config.model.name_or_path, own, size)
+    whisper = load_untouched()
     parameters = apply_finetuning(finetune, whisper.network)
-    module = WhisperModule(
-        whisper, finetune, build(config.objective), steps=config.trainer.max_steps, **plain(config.optimizer)
-    )
+    whisper.tokens = tokens
+    anchor(penalty, whisper, load_untouched)
+    steps, rates = config.trainer.max_steps, plain(config.optimizer)
+    module = WhisperModule(whisper, finetune, build(config.objective), steps=steps, penalty=penalty, **rates)
 
     run.start()
     write_rejections(data.rejections, run.folder / "rejected.csv")
+    tokens.tokenizer.save_pretrained(run.folder / "model")  # with it `attune export` can rebuild a run that stops early
     record = start_record(plain(config), parameters, data)
     describe_run(console, record, data, run.folder, module.learning_rate)
     loggers = make_loggers(run.folder, config.name, plain(config), **plain(config.logger))
-    speed, checkpoints = Throughput(LAUNCHED_AT), Checkpoints(run.folder)
+    speed = Throughput(run.opened_at or LAUNCHED_AT)
     callbacks = [speed, ProgressLine(console), *checkpoints.callbacks]
     trainer = build(config.trainer, folder=str(run.folder), loggers=loggers, callbacks=callbacks)
 
     with keep_record(record, run.folder):
-        untouched = score(trainer, module, data, data.panels)
+        # New tokens and a new head write otherwise before they have learnt: then the model itself is loaded once more.
+        is_changed = tokens is not own or find_writer(whisper.network) is not None
+        untouched = score_other(trainer, module, load_untouched() if is_changed else whisper, data, data.panels)
         if finetune.rate_factor:
             resume_from = checkpoints.resume_from if run.resumed else None
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
-        if config.keep == "best":
-            checkpoints.load_best(module)
-        tuned = score(trainer, module, data, data.panels)
+        checkpoints.load_kept(module)
+        if path:
+            tuned, record.interpolation = path.run(trainer, module, data, load_untouched().network, untouched)
+        else:
+            tuned = score(trainer, module, data, data.panels, in_context=True)
 
         # Other programs pad to 30 s, so both models are judged there too: the untouched one is loaded once more for it.
         if data.context.name != "full":
-            tuned.add(score(trainer, module, data, ["test"], FullContext()))
-            module.whisper = obtain_whisper(config.model.name_or_path, tokens, size)
-            untouched.add(score(trainer, module, data, ["test"], FullContext()))
+            tuned.add(score(trainer, module, data, ["test"], FullContext(), in_context=True))
+            untouched.add(score_other(trainer, module, load_untouched(), data, ["test"], FullContext()))
 
-        merge_additions(finetune, whisper.network)
+        if not path:  # which had to merge first
+            merge_additions(finetune, whisper.network)
         save_whisper(whisper, run.folder / "model")
         record.train = speed.summary(trainer.global_step, module)
         shown = finish_report(run.folder, record, untouched, tuned, data)

@@ -12,19 +12,23 @@ errors
 audio.waveform audio.log_mel audio.context audio.speech
 text.normalise text.sentences text.tokenizer text.tokens
 data.corpora.schema data.corpora.manifest data.corpora.synthetic data.corpora.pretraining
-data.audit data.sampling data.batch data.module
+data.audit data.sampling data.batch data.few_shot data.in_context data.module
 model.additions model.whisper model.scratch model.save
-model.finetune.base model.finetune.depth model.finetune.full model.finetune.layers model.finetune.lora
+model.finetune.quantize model.finetune.base model.finetune.targets
+model.finetune.none model.finetune.depth model.finetune.full model.finetune.layers model.finetune.lora
+model.finetune.adalora model.finetune.ia3
+model.finetune.vocabulary model.finetune.new_tokens model.finetune.prompt model.finetune.new_head
 model.finetune.ctc model.finetune.top model.finetune.gradual model.finetune.adapter model.finetune.added_layers
 model.flops model.decode
 score.metrics score.statistics score.panel
-train.schedule train.objective.cross_entropy train.objective.joint_ctc train.module
-train.callbacks.checkpoints train.callbacks.progress train.callbacks.throughput
-train.loggers train.trainer train.scoring
-report.record report.figures report.run_page report.finish
-use.transcribe use.config use.screen use.cli
+train.schedule train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc
+train.objective.penalty train.objective.l2sp train.objective.ewc train.objective.distill train.module
+train.callbacks.moving_average train.callbacks.checkpoints train.callbacks.progress train.callbacks.throughput
+train.loggers train.trainer train.scoring train.interpolation
+report.record report.figures report.run_page report.finish report.compare report.ablation_figures report.ablation
+use.transcribe use.config use.screen use.sweep use.export use.cli
 """.split()  # noqa: SIM905  # a line a room reads better than a name a line
-KNOW_HYDRA = {"use.config", "use.cli"}
+KNOW_HYDRA = {"use.config", "use.cli", "use.sweep"}  # sweep: Hydra alone knows when the last run of several has ended
 
 
 def find_modules() -> list[str]:

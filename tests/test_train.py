@@ -10,11 +10,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from safetensors.torch import load_file
 
 from attune.audio.speech import Voice, speak
 from attune.audio.waveform import encode_wav
 from attune.errors import InputError
 from attune.use.config import explain
+from attune.use.export import export
 from attune.use.transcribe import load_listening
 from train import train
 
@@ -77,6 +79,9 @@ def test_a_run_leaves_everything_the_design_promises(manifest: Path, tmp_path: P
     assert rejected.count("cannot be decoded") == 3 and "train.jsonl, line 6" in rejected
     for name in ("config.yaml", "metrics.csv", "report.html", "predictions/test@full.csv", "figures/log_mel.png"):
         assert (folder / name).stat().st_size > 0
+    export(folder, tmp_path / "exported", checkpoint="best")
+    kept, exported = (load_file(path / "model.safetensors") for path in (folder / "model", tmp_path / "exported"))
+    assert kept.keys() == exported.keys() and all(torch.equal(kept[name], exported[name]) for name in kept)
     from transformers import WhisperForConditionalGeneration
 
     model = WhisperForConditionalGeneration.from_pretrained(folder / "model")
@@ -91,6 +96,69 @@ def test_a_run_says_what_plain_transformers_cannot_hold(
     listening = load_listening(str(tmp_path / "run"), "cpu")
     learnt = dict(listening.network.named_parameters())["model.decoder.layers.0.fc2.adapter.up.weight"]
     assert learnt.abs().max() > 0  # it was zero at the start
+
+
+def forgetting_words(path: Path, nano: Path) -> list[str]:
+    """The manifest as everything, and a model that can be gone back to."""
+    panels = [f"data.replay_from={path}", f"data.retention={{us: {path}}}", f"data.retention_validation={{us: {path}}}"]
+    model = ["model.scratch=null", f"model.name_or_path={nano}"]
+    return [*manifest_words(path), *panels, *model, "data.max_rejected=0.2"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["interpolate=[0,.5,1]", "retention_limit=5", "data.replay=0.3", "penalty=distill", "ema=0.9", "keep=top2"],
+        ["interpolate=[1]", "penalty=ewc", "penalty.utterances=2", "finetune=lora", "keep=last"],
+        ["penalty=l2sp", "trainer.accumulate_grad_batches=2", "data.replay=0.5"],
+    ],
+)
+def test_every_weapon_against_forgetting(words: list[str], manifest: Path, nano_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run_small(folder, *forgetting_words(manifest, nano_folder), *words)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert set(record["result"]) == set(record["baseline"]) == {"test", "retention/us", "test@full"}
+    assert "train/penalty" in (folder / "metrics.csv").read_text().splitlines()[0]
+    assert "replay" in record["splits"]
+    page, way = (folder / "report.html").read_text(), record["interpolation"]
+    if not words[0].startswith("interpolate"):
+        assert way is None and "Interpolation" not in page
+        return
+    assert [point["alpha"] for point in way["points"]] == ([0, 0.5, 1] if "[0,.5,1]" in words[0] else [0, 1])
+    assert way["judged"] == ["retention_validation/us"] and "Interpolation" in page
+    assert (folder / "figures/interpolation.png").stat().st_size > 0
+    chosen = next(point for point in way["points"] if point["alpha"] == way["chosen"])
+    assert record["result"]["test"]["wer"] == chosen["wer"]["test"]
+    assert record["baseline"]["test"]["wer"] == way["points"][0]["wer"]["test"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.replay=0.2", "data.replay_from=null"], r"no split 'replay'.*data.replay above 0 \(it is 0.2\)"),
+        (["penalty=ewc", "data.replay_from=null"], r"no split 'replay'.*penalty=ewc draw"),
+        (["data.replay=1"], r"data.replay=1 .* in \[0, 1\)"),
+        (["interpolate=[2]"], r"interpolate=\[2\] must be a list of shares"),
+        (["interpolate=[0.5]", "data.retention={}", "data.retention_validation={}"], r"no retention panel"),
+        (["interpolate=[0.5]", "finetune=adapter"], r"finetune Adapter adds adapters"),
+        (["interpolate=[0.5]", "model=scratch"], r"model=scratch has none"),
+        (["penalty=distill", "model=scratch"], r"penalty=distill .* model=scratch has none"),
+        (["penalty=l2sp", "finetune=none"], r"penalty=l2sp .* nothing does"),
+        (["keep=all"], r"keep=all is not known"),
+        (["ema=2"], r"ema=2 is no decay"),
+        (["penalty=l2sp", "penalty.alpha=-1"], r"penalty.alpha=-1"),
+    ],
+)
+def test_a_weapon_that_does_not_fit_ends_the_run_before_weights_load(
+    words: list[str], message: str, manifest: Path, nano_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.obtain_whisper", lambda *_: pytest.fail("weights were loaded"))
+    model = ["model.scratch={_target_: attune.model.scratch.Scratch}"] if "model=scratch" in words else []
+    words = [*(word for word in words if word != "model=scratch"), *model]
+    with pytest.raises(InputError, match=message):
+        run_small(tmp_path / "run", *forgetting_words(manifest, nano_folder), *words)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_never_written_over(manifest: Path, tmp_path: Path) -> None:
@@ -121,6 +189,15 @@ def test_a_bad_row_ends_the_run_before_weights_load(
     bad = write_rows(manifest.parent / "bad.jsonl", [row])
     with pytest.raises(InputError, match=message):
         run_small(tmp_path / "run", *manifest_words(manifest, train=bad))
+
+
+def test_quantisation_without_a_gpu_ends_the_run_before_weights_load(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.obtain_whisper", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError, match=r"finetune.quantize=4bit needs a CUDA GPU"):
+        run_small(tmp_path / "run", *manifest_words(manifest), "finetune=lora", "finetune.quantize=4bit")
 
 
 @pytest.mark.parametrize(

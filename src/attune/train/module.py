@@ -12,12 +12,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from attune.audio.waveform import SAMPLE_RATE_HZ, SAMPLES_PER_POSITION
 from attune.data.batch import Batch
-from attune.model.decode import cap_tokens, decode_greedily
-from attune.model.finetune.base import FineTuning, advance, parameter_groups
+from attune.model.decode import decode
+from attune.model.finetune.base import FineTuning, advance, after_step, parameter_groups, regularisation
 from attune.model.flops import count_forward, count_training
 from attune.model.whisper import Whisper
 from attune.score.metrics import CorpusErrorRate, Prediction
 from attune.train.objective.cross_entropy import CrossEntropy, LossTerms
+from attune.train.objective.penalty import Estimated, Penalty
 from attune.train.schedule import default_learning_rate, linear_decay
 
 
@@ -32,11 +33,13 @@ class WhisperModule(L.LightningModule):
         finetune: which parameters learn.
         objective: what they learn from.
         learning_rate: peak of AdamW's rate; None is the default of the model's size times the type's own factor.
+        rate_share: times that default; a rate that is given is taken as it is.
         steps: optimiser steps of the whole run; the schedule ends there.
         warmup_share: share of the steps in which the rate rises, in [0, 1].
         final_share: the rate at the end, as a share of the peak, in [0, 1].
         weight_decay: AdamW's, on matrices only.
         betas: AdamW's.
+        penalty: what keeps the model near what it was, beside any objective; it has been anchored.
     """
 
     def __init__(
@@ -46,17 +49,20 @@ class WhisperModule(L.LightningModule):
         objective: CrossEntropy,
         steps: int,
         learning_rate: float | None = None,
+        rate_share: float = 1.0,
         warmup_share: float = 0.1,
         final_share: float = 0.0,
         weight_decay: float = 0.01,
         betas: Sequence[float] = (0.9, 0.98),
+        penalty: Penalty | None = None,
     ):
         super().__init__()
         self.whisper = whisper
         self.finetune = finetune
         self.objective = objective
+        self.penalty = penalty
         width: int = whisper.network.config.d_model
-        self.learning_rate = learning_rate or default_learning_rate(width, finetune.rate_factor)
+        self.learning_rate = learning_rate or rate_share * default_learning_rate(width, finetune.rate_factor)
         self.steps = steps
         self.warmup_share = warmup_share
         self.final_share = final_share
@@ -70,6 +76,11 @@ class WhisperModule(L.LightningModule):
         self.audio_seen_s = 0.0
         self.flops_done = 0.0
 
+    def on_fit_start(self) -> None:
+        if isinstance(self.penalty, Estimated):
+            batches = self.trainer.datamodule.one_by_one("replay", self.penalty.utterances)  # type: ignore[attr-defined]
+            self.penalty.estimate(self.whisper, (batch.to(self.device) for batch in batches))
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         advance(self.finetune, self.whisper.network, self.trainer.global_step / self.steps)
 
@@ -82,9 +93,17 @@ class WhisperModule(L.LightningModule):
         self._log_loss("train/loss", terms, len(batch), on_step=True)
         rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
         self.log("train/learning_rate", max(rates))  # lower blocks may learn more slowly
-        return (
-            terms.total * self.trainer.accumulate_grad_batches
-        )  # Lightning divides by it; we divide by tokens instead
+        total = terms.total + self._penalise(batch, terms)
+        total = total + terms.tokens * regularisation(self.finetune, self.whisper.network)
+        return total * self.trainer.accumulate_grad_batches  # Lightning divides by it; we divide by tokens instead
+
+    def _penalise(self, batch: Batch, terms: LossTerms) -> Float[Tensor, ""] | float:
+        """The penalty's part of the batch's sum: logged by itself, so that losses compare with and without one."""
+        if self.penalty is None:
+            return 0.0
+        penalty = self.penalty.loss(self.whisper, batch, terms)
+        self.log("train/penalty", penalty.detach() / max(terms.tokens, 1), batch_size=terms.tokens)
+        return penalty
 
     def _count_flops(self, batch: Batch) -> float:
         network, (utterances, samples) = self.whisper.network, batch.waveform.shape
@@ -102,6 +121,13 @@ class WhisperModule(L.LightningModule):
             if parameter.grad is not None:
                 parameter.grad.div_(tokens)
         self.window_tokens = 0
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Once for each accumulation window, before any checkpoint is written: the type's own work must be in it."""
+        super().optimizer_step(*args, **kwargs)
+        step = self.trainer.global_step + 1  # Lightning counts this one when the hook returns
+        for name, value in after_step(self.finetune, self.whisper.network, step, self.steps).items():
+            self.log(f"train/{name}", value)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         states = self.whisper.encode(batch.waveform)
@@ -123,7 +149,7 @@ class WhisperModule(L.LightningModule):
         self.predictions += [Prediction(*row) for row in rows]
 
     def _transcribe(self, states: Float[Tensor, "batch position width"], batch: Batch) -> list[str]:
-        ids = decode_greedily(self.whisper, states, batch.prefixes, cap_tokens(batch.lengths))
+        ids = decode(self.whisper, states, batch.prefixes, batch.lengths)
         return [self.whisper.tokens.transcript(row) for row in ids]
 
     def _log_loss(self, name: str, terms: LossTerms, utterances: int, on_step: bool = False) -> None:

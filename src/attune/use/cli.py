@@ -91,6 +91,68 @@ def add_transcribe(commands: Any) -> None:
     parser.set_defaults(run=run_transcribe)
 
 
+def add_export(commands: Any) -> None:
+    """attune export RUN OUT"""
+    summary = "write a run's checkpoint as a plain transformers model"
+    parser = commands.add_parser(
+        "export",
+        help=summary,
+        description=f"{summary.capitalize()}: what was added is merged where it can be, and the logits of what was "
+        "written are compared with the checkpoint's. A finished run has such a folder already, RUN/model.",
+    )
+    parser.add_argument("folder", metavar="RUN", type=Path, help="a run folder, finished or not")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write: a new or an empty one")
+    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="of the weights on disk")
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="best: by validation WER")
+    parser.set_defaults(run=run_export)
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    """Export, and say what was written."""
+    from transformers.utils import logging
+
+    from attune.use.export import export
+
+    logging.disable_progress_bar()
+    done = export(arguments.folder, arguments.out, arguments.dtype, arguments.checkpoint)
+    print(f"{', '.join(map(str, done.checkpoints))} -> {arguments.out} ({arguments.dtype})")
+    print(f"Loaded again, its logits differ by at most {done.difference:.0e} of the largest.")
+    if done.left_out:
+        print(f"Left out, because no transcript depends on it: {', '.join(done.left_out)}.")
+    if done.additions:
+        print(done.additions)
+    return 0
+
+
+def add_report(commands: Any) -> None:
+    """attune report FOLDER..."""
+    summary = "set runs beside each other: a table and figures"
+    parser = commands.add_parser(
+        "report",
+        help=summary,
+        description=f"{summary.capitalize()}, from their run.json files: ablation.csv, ablation.md, figures/.",
+        epilog="Exit code: 0, 1 where a run did not finish (the others are in the table), 2 for bad input.",
+    )
+    parser.add_argument(
+        "folders", metavar="FOLDER", nargs="+", type=Path, help="a folder of runs, as a sweep leaves it, or one run"
+    )
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="write here (default: FOLDER, if it holds runs)")
+    parser.set_defaults(run=run_report)
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    """Make a sweep's table and figures again, or those of runs that were gathered by hand."""
+    folders: list[Path] = arguments.folders
+    output = arguments.output_dir or folders[0]
+    if arguments.output_dir is None and (len(folders) > 1 or (output / "run.json").is_file()):
+        raise InputError("Several folders, or a single run, have no place for a table: give --output-dir=DIR.")
+
+    from attune.report.ablation import report_ablation
+    from attune.use.screen import make_console
+
+    return 1 if report_ablation(folders, output, make_console()) else 0
+
+
 def _formats(names: str) -> list[str]:
     chosen = [name.strip().lower() for name in names.split(",")]
     unknown = [name for name in chosen if name not in SUFFIXES]
@@ -196,7 +258,7 @@ def show_progress(file: str) -> Iterator[Callable[[float, float], None]]:
         yield update
 
 
-COMMANDS: Sequence[Callable[[Any], None]] = (add_transcribe,)
+COMMANDS: Sequence[Callable[[Any], None]] = (add_transcribe, add_export, add_report)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
-"""The only library code that knows Hydra: build what a YAML describes; say plainly what is wrong with one.
+"""What the library knows of Hydra: build what a YAML describes, name a run, say plainly what is wrong with a config.
 
 Two entrances use it, train.py and the `attune` command. It stands apart from them so that neither repeats the other.
+Sweeps are in use/sweep.py.
 """
 
+import copy
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,9 +17,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from attune.errors import InputError
@@ -45,11 +52,16 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's config, its folder, and whether it goes on where an earlier process stopped."""
+    """A run's config, its folder, and whether it goes on where an earlier process stopped.
+
+    Args:
+        opened_at: `time.time()` where others have run in this process before; None: it began with the program.
+    """
 
     config: DictConfig
     folder: Path
     resumed: bool
+    opened_at: float | None = None
 
     def settings(self, group: str) -> dict[str, Any]:
         """A group's own scalars as keyword arguments: what has no `_target_` of its own."""
@@ -63,6 +75,9 @@ class Run:
 
 def open_run(config: DictConfig) -> Run:
     """Choose the folder of a new run, or find the one that `resume` names and read its config.
+
+    The config gains `choices`, the option of each group by name: `finetune: lora` says more than forty keys do. In a
+    sweep the run's name and its folder below the sweep's say what differs between the runs.
 
     Raises:
         InputError: the folder of a new run exists, or the one to resume holds no checkpoint.
@@ -79,7 +94,32 @@ def open_run(config: DictConfig) -> Run:
             f"folder={config.folder} exists, and a run is never written over another. Name a new one, or continue it "
             f"with resume={config.folder}."
         )
+    config = copy.deepcopy(config)
+    if HydraConfig.initialized():
+        chosen = {group: name for group, name in HydraConfig.get().runtime.choices.items() if "hydra/" not in group}
+        with open_dict(config):
+            config.choices = {group: name for group, name in chosen.items() if name}
+    if is_sweep():
+        return _open_in_sweep(config)
     return Run(config, Path(config.folder) if config.folder else _new_folder(str(config.name)), resumed=False)
+
+
+def _open_in_sweep(config: DictConfig) -> Run:
+    """Name a run by what is swept (use/sweep.py leaves only that in override_dirname), and count them in the folder."""
+    hydra = HydraConfig.get()
+    config.name = hydra.job.override_dirname or config.name
+    folder = Path(os.path.relpath(hydra.runtime.output_dir)) / f"{hydra.job.num:02d}_{_to_file_name(config.name)}"
+    return Run(config, folder, resumed=False, opened_at=time.time() if hydra.job.num else None)
+
+
+def is_sweep() -> bool:
+    """Whether this run is one of several: `python train.py -m`."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _to_file_name(text: str) -> str:
+    """finetune=lora,seed=1 as it is; what a path cannot hold becomes a dash, and the longest still leaves room."""
+    return re.sub(r"[^\w=,.+-]+", "-", text)[:120]
 
 
 def _new_folder(name: str) -> Path:
@@ -89,15 +129,38 @@ def _new_folder(name: str) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
+def read_config(folder: Path) -> DictConfig:
+    """The config of a run that was started.
+
+    Raises:
+        InputError: it is no run folder.
+    """
+    path = folder / "config.yaml"
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, yaml.YAMLError, OmegaConfBaseException):
+        config = None
+    if not isinstance(config, DictConfig) or not {"model", "data", "finetune"} <= config.keys():
+        raise InputError(
+            f"{folder} is no run folder: it has no config.yaml of a run. Give a folder that train.py wrote, such as "
+            "runs/DATE_TIME_NAME."
+        )
+    return config
+
+
 def speak_plainly(main: Callable[[], None]) -> None:
     """Run a command; turn what the user did wrong into one message on stderr and exit code 2, without a traceback."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints the error itself, and exits
     try:
         main()
-    except InputError as error:
-        _stop(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        _stop(explain(error))
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        print(f"attune: {describe_fault(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def describe_fault(error: Exception) -> str:
+    """What a user did wrong, in one message."""
+    return str(error) if isinstance(error, InputError) else explain(error)
 
 
 def explain(error: Exception) -> str:
@@ -120,7 +183,3 @@ def _suggest(wanted: str, known: Iterable[str]) -> str:
     near = get_close_matches(wanted, known, n=3, cutoff=0.4)
     return f"Nearest: {', '.join(near)}." if near else f"There are: {', '.join(known)}."
 
-
-def _stop(message: str) -> None:
-    print(f"attune: {message}", file=sys.stderr)
-    sys.exit(2)

@@ -5,6 +5,7 @@ step 0; counts are those worked out by hand; save, load and merge give the same 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,21 @@ import pytest
 import torch
 import yaml
 from hydra.utils import instantiate
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-from whispers import awaken, copy_of, make_batch
+from whispers import awaken, change, copy_of, make_batch
 
 from attune.data.batch import Batch
 from attune.errors import InputError
 from attune.model.decode import cap_tokens, decode_greedily
-from attune.model.finetune.base import advance, apply_finetuning, merge_additions, parameter_groups
+from attune.model.finetune.base import (
+    advance,
+    after_step,
+    apply_finetuning,
+    merge_additions,
+    parameter_groups,
+    regularisation,
+)
 from attune.model.finetune.layers import Layers
 from attune.model.finetune.lora import Lora
 from attune.model.save import save_whisper
@@ -76,6 +84,22 @@ def count_adapters(bottleneck: int) -> int:
     return LAYERS * (2 + 3) * one
 
 
+def count_dora(rank: int) -> int:
+    encoder_rows, decoder_rows = (4 + 5) * WIDTH, (2 * 4 + 5) * WIDTH  # a length for each row: q, k, v, out, fc1, fc2
+    return count_lora(rank) + LAYERS * (encoder_rows + decoder_rows)
+
+
+def count_adalora(rank: int) -> tuple[int, int]:
+    matrices = LAYERS * (6 + 10)
+    trainable = count_lora(rank) + matrices * rank  # the singular values
+    return trainable, trainable + matrices  # and of each matrix its rank, which peft keeps as a frozen parameter
+
+
+def count_ia3() -> int:
+    encoder, decoder = (2 + 4) * WIDTH, (2 * 2 + 4) * WIDTH  # k, v and the inside of the feed-forward part
+    return LAYERS * (encoder + decoder)
+
+
 # (vocabulary, id of <|endoftext|>) -> (trainable, added), worked out from the dimensions.
 COUNTS: dict[str, Callable[[int, int], tuple[int, int]]] = {
     "full": lambda vocabulary, end: (count_encoder() + count_decoder(vocabulary), 0),
@@ -86,11 +110,18 @@ COUNTS: dict[str, Callable[[int, int], tuple[int, int]]] = {
     "cross_attention": lambda vocabulary, end: (LAYERS * (count_attention() + 2 * WIDTH), 0),
     "embeddings": lambda vocabulary, end: ((vocabulary + TARGETS) * WIDTH, 0),
     "bias": lambda vocabulary, end: (count_biases_and_norms(), 0),
+    "none": lambda vocabulary, end: (0, 0),
     "gradual": lambda vocabulary, end: (count_encoder() + count_decoder(vocabulary), 0),
     "adapter": lambda vocabulary, end: (count_adapters(64), count_adapters(64)),
     "added_layers": lambda vocabulary, end: (count_block("encoder") + count_block("decoder"),) * 2,
     "lora": lambda vocabulary, end: (count_lora(32), count_lora(32)),
-    "lora": lambda vocabulary, end: (count_lora(32), count_lora(32)),
+    "dora": lambda vocabulary, end: (count_dora(32), count_dora(32)),
+    "adalora": lambda vocabulary, end: count_adalora(48),
+    "ia3": lambda vocabulary, end: (count_ia3(), count_ia3()),
+    "new_tokens": lambda vocabulary, end: (64 * WIDTH, 64 * WIDTH),
+    "prompt": lambda vocabulary, end: (16 * WIDTH, 16 * WIDTH),
+    # 256 bytes and 400 merges in the place of all pieces, which are the ids below <|endoftext|>.
+    "new_head": lambda vocabulary, end: (count_decoder(vocabulary - end + 656), (656 - end) * WIDTH),
     "ctc": lambda vocabulary, end: (
         count_encoder() + count_decoder(vocabulary) + (WIDTH + 1) * (end + 1),
         (WIDTH + 1) * (end + 1),
@@ -118,10 +149,16 @@ def take_step(whisper: Whisper, finetune: Any, batch: Batch, rate: float = 1e-3)
     advance(finetune, whisper.network, 0.0)
     optimizer = torch.optim.AdamW(parameter_groups(finetune, whisper.network, 0.01, rate), lr=rate)
     terms = CrossEntropy().loss(whisper, batch)
-    (terms.total / terms.tokens).backward()
+    (terms.total / terms.tokens + regularisation(finetune, whisper.network)).backward()
     optimizer.step()
+    after_step(finetune, whisper.network, step=1, steps=100)
     optimizer.zero_grad()
     return float(terms.total.detach()) / terms.tokens
+
+
+def needs_steps(finetune: Any) -> None:
+    if not finetune.rate_factor:
+        pytest.skip("it trains nothing: test_none.py")
 
 
 def test_every_type_has_a_count_worked_out_by_hand() -> None:
@@ -129,17 +166,18 @@ def test_every_type_has_a_count_worked_out_by_hand() -> None:
 
 
 def test_counts(name: str, any_whisper: Whisper) -> None:
-    whisper = copy_of(any_whisper)
-    counts = apply_finetuning(build(name), whisper.network)
-    vocabulary, end = len(whisper.tokens.tokenizer), whisper.tokens.end_of_text
+    counts = change(copy_of(any_whisper), build(name))
+    vocabulary, end = len(any_whisper.tokens.tokenizer), any_whisper.tokens.end_of_text
     assert (counts["trainable"], counts["added"]) == COUNTS[name](vocabulary, end)
     constant = POSITIONS * WIDTH
     assert counts["total"] == count_encoder() + count_decoder(vocabulary) + constant + counts["added"]
 
 
-def test_only_declared_parameters_learn(name: str, any_whisper: Whisper, batch: Batch) -> None:
+def test_only_declared_parameters_learn(name: str, any_whisper: Whisper) -> None:
     whisper, finetune = copy_of(any_whisper), build(name)
-    apply_finetuning(finetune, whisper.network)
+    needs_steps(finetune)
+    change(whisper, finetune)
+    batch = make_batch(whisper.tokens, positions=250)
     parameters = dict(whisper.network.named_parameters())
     before = {key: parameter.detach().clone() for key, parameter in parameters.items()}
     take_step(whisper, finetune, batch)
@@ -151,16 +189,33 @@ def test_only_declared_parameters_learn(name: str, any_whisper: Whisper, batch: 
 
 
 def test_nothing_changes_at_step_0(name: str, any_whisper: Whisper, batch: Batch) -> None:
-    whisper = awaken(any_whisper, seed=3)
-    before = compute_logits(whisper, batch)
-    apply_finetuning(build(name), whisper.network)
-    assert torch.equal(compute_logits(whisper.eval(), batch), before)
+    """Where the vocabulary changes: nothing for the tokens that it keeps, whose ids may be others."""
+    old, whisper = awaken(any_whisper, seed=3), awaken(any_whisper, seed=3)
+    change(whisper, build(name))
+    kept = find_kept(old, whisper)
+    renumbered = torch.full((len(old.tokens.tokenizer),), -1)
+    renumbered[kept["old"]] = kept["new"]
+    ids = batch.decoder_input_ids.where(renumbered[batch.decoder_input_ids] >= 0, old.tokens.start)
+    before = compute_logits(old, replace(batch, decoder_input_ids=ids))[..., kept["old"]]
+    after = compute_logits(whisper.eval(), replace(batch, decoder_input_ids=renumbered[ids]))[..., kept["new"]]
+    if name == "new_head":  # a product of another shape, which may add in another order
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+    else:
+        assert torch.equal(after, before)
 
 
-def test_merge_save_and_load_keep_the_logits(name: str, any_whisper: Whisper, batch: Batch, tmp_path: Path) -> None:
+def find_kept(old: Whisper, new: Whisper) -> dict[str, Int[Tensor, "kept"]]:
+    """The ids, before and after, of all tokens that are in both vocabularies."""
+    ids = new.tokens.tokenizer.get_vocab()
+    kept = [(id, ids[name]) for name, id in old.tokens.tokenizer.get_vocab().items() if name in ids]
+    return {"old": torch.tensor([id for id, _ in kept]), "new": torch.tensor([id for _, id in kept])}
+
+
+def test_merge_save_and_load_keep_the_logits(name: str, any_whisper: Whisper, tmp_path: Path) -> None:
     whisper, finetune = awaken(any_whisper, seed=3), build(name)
-    apply_finetuning(finetune, whisper.network)
-    for _ in range(3):
+    change(whisper, finetune)
+    batch = make_batch(whisper.tokens, positions=250)
+    for _ in range(3 if finetune.rate_factor else 0):
         take_step(whisper, finetune, batch)
     trained = compute_logits(whisper.eval(), batch)
     merge_additions(finetune, whisper.network)
@@ -168,11 +223,16 @@ def test_merge_save_and_load_keep_the_logits(name: str, any_whisper: Whisper, ba
     save_whisper(whisper, tmp_path / "model")
     loaded = load_whisper(str(tmp_path / "model"), load_tokens(str(tmp_path / "model"))).eval()
     torch.testing.assert_close(compute_logits(loaded, batch), trained, atol=1e-5, rtol=1e-4)
+    assert loaded.tokens.tokenizer.get_vocab() == whisper.tokens.tokenizer.get_vocab()
+    again = make_batch(loaded.tokens, positions=250)
+    assert torch.equal(again.labels, batch.labels) and again.prefixes == batch.prefixes
 
 
-def test_a_step_lowers_the_loss_and_decoding_works(name: str, any_whisper: Whisper, batch: Batch) -> None:
+def test_a_step_lowers_the_loss_and_decoding_works(name: str, any_whisper: Whisper) -> None:
     whisper, finetune = copy_of(any_whisper), build(name)
-    apply_finetuning(finetune, whisper.network)
+    needs_steps(finetune)
+    change(whisper, finetune)
+    batch = make_batch(whisper.tokens, positions=250)
     losses = [take_step(whisper, finetune, batch, rate=3e-3) for _ in range(4)]
     assert losses[-1] < losses[0]
     states = whisper.eval().encode(batch.waveform)
@@ -188,7 +248,7 @@ def test_a_pattern_that_matches_nothing_names_the_nearest(nano_like: Whisper) ->
 def test_lora_refuses_what_is_not_there(nano_like: Whisper) -> None:
     with pytest.raises(InputError, match=r"finetune.rank is 0"):
         Lora(rank=0)
-    with pytest.raises(InputError, match=r"no linear layer is called q_porj"):
+    with pytest.raises(InputError, match=r"finetune.targets: 'q_porj' matches no linear layer. Nearest names: q_proj"):
         Lora(targets=["q_porj"]).apply(copy_of(nano_like).network)
 
 

@@ -3,8 +3,9 @@
 A type is one file here and one YAML in configs/finetune. It changes a network in place, once, after loading and before
 the optimiser exists, and leaves `requires_grad` true on exactly what learns. `_target_` in the YAML is the registry.
 
-Beside `apply` a type may have any of four methods, each a protocol below: `change_tokens` (before the data is checked),
-`rate_scale` (rates that differ by parameter), `advance` (a schedule), `merge` (export).
+Beside `apply` a type may have any of six methods, each a protocol below: `change_tokens` (before the data is checked),
+`rate_scale` (rates that differ by parameter), `advance` (a schedule), `regularisation` (a term of the loss),
+`after_step` (what follows each optimiser step), `merge` (export).
 """
 
 from collections import defaultdict
@@ -13,10 +14,12 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 
 from attune.errors import InputError
+from attune.model.finetune.quantize import QuantizedLinear
 from attune.text.tokens import Tokens
 
 
@@ -59,10 +62,35 @@ class Scheduled(Protocol):
 
 
 @runtime_checkable
+class Regularised(Protocol):
+    """A type whose parameters are held to a shape, whatever the objective."""
+
+    def regularisation(self, network: WhisperForConditionalGeneration) -> Float[Tensor, ""]:
+        """What is added to the mean loss of a token, with its gradient."""
+        ...
+
+
+@runtime_checkable
+class Stepped(Protocol):
+    """A type that does something of its own after each optimiser step."""
+
+    def after_step(self, network: WhisperForConditionalGeneration, step: int, steps: int) -> dict[str, float]:
+        """Step 1 to `steps` has just been taken and its gradients are still there; returns values for the log."""
+        ...
+
+
+@runtime_checkable
 class Mergeable(Protocol):
     """A type whose additions can be folded into plain Whisper weights, for export."""
 
     def merge(self, network: WhisperForConditionalGeneration) -> None: ...
+
+
+@runtime_checkable
+class Unmergeable(Protocol):
+    """A type that adds what no merge can fold into plain Whisper weights; `unmergeable` says what, in a few words."""
+
+    unmergeable: str
 
 
 def freeze(network: nn.Module) -> None:
@@ -135,9 +163,15 @@ def parameter_groups(
 
 def count_parameters(network: nn.Module, before: int) -> dict[str, int]:
     """Total, trainable and added parameters; `before` is the total ahead of `apply`."""
-    total = sum(parameter.numel() for parameter in network.parameters())
+    total = _count(network)
     trainable = sum(parameter.numel() for _, parameter in _learning(network))
     return {"total": total, "trainable": trainable, "added": total - before}
+
+
+def _count(network: nn.Module) -> int:
+    """All parameters; a quantised matrix counts what it stands for."""
+    packed = (module for module in network.modules() if isinstance(module, QuantizedLinear))
+    return sum(parameter.numel() for parameter in network.parameters()) + sum(module.uncounted for module in packed)
 
 
 def _learning(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -145,12 +179,13 @@ def _learning(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim >= 2 and "embed_positions" not in name
+    is_matrix = parameter.squeeze().ndim >= 2  # a vector may be written as a matrix of one row
+    return is_matrix and "embed_positions" not in name
 
 
 def apply_finetuning(finetune: FineTuning, network: WhisperForConditionalGeneration) -> dict[str, int]:
     """Change the network, and count its parameters."""
-    before = sum(parameter.numel() for parameter in network.parameters())
+    before = _count(network)
     finetune.apply(network)
     return count_parameters(network, before)
 
@@ -170,3 +205,15 @@ def advance(finetune: FineTuning, network: WhisperForConditionalGeneration, prog
     """Tell a type how far the run is, in [0, 1]."""
     if isinstance(finetune, Scheduled):
         finetune.advance(network, progress)
+
+
+def regularisation(finetune: FineTuning, network: WhisperForConditionalGeneration) -> Float[Tensor, ""] | float:
+    """The type's own term of the mean loss of a token; 0 where it has none."""
+    return finetune.regularisation(network) if isinstance(finetune, Regularised) else 0.0
+
+
+def after_step(
+    finetune: FineTuning, network: WhisperForConditionalGeneration, step: int, steps: int
+) -> dict[str, float]:
+    """Let a type do its own work after an optimiser step; the values that it wants logged."""
+    return finetune.after_step(network, step, steps) if isinstance(finetune, Stepped) else {}

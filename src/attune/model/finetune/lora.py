@@ -3,24 +3,25 @@
 from collections.abc import Sequence
 
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
 from transformers import WhisperForConditionalGeneration
 
-from attune.errors import InputError
 from attune.model.finetune.base import freeze
-
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+from attune.model.finetune.quantize import check_quantize, quantize_linear
+from attune.model.finetune.targets import PROJECTIONS, as_expression, check_rank, match_linear, merge_linear
 
 
 class Lora:
-    """W stays frozen and gains B A * alpha / rank; B starts at zero, so nothing changes at step 0.
+    """W stays frozen and gains s B A; B starts at zero, so nothing changes at step 0.
 
     Args:
         rank: columns of B and rows of A, at least 1.
-        alpha: the update's scale is alpha / rank.
+        alpha: the update's scale s is alpha / rank.
         dropout: on the adapter's input, in [0, 1).
-        targets: last parts of the names of the linear layers that are adapted.
+        targets: shell-like patterns of linear layers: whole names or their last parts.
+        rank_stabilised: s is alpha / sqrt(rank), so that large ranks learn as fast as small ones (Kalajdzievski 2023,
+            arXiv:2312.03732).
+        dora: the length of each row of W + s B A is a parameter of its own (Liu et al. 2024, arXiv:2402.09353).
+        quantize: null, 8bit or 4bit: what the frozen linear layers are kept in, on a GPU.
         rate_factor: times the default learning rate of the model's size: adapters start from zero and want more.
     """
 
@@ -29,39 +30,34 @@ class Lora:
         rank: int = 32,
         alpha: int = 64,
         dropout: float = 0.0,
-        targets: Sequence[str] = PROJECTIONS,
+        targets: Sequence[str] | str = PROJECTIONS,
+        rank_stabilised: bool = False,
+        dora: bool = False,
+        quantize: str | None = None,
         rate_factor: float = 10.0,
     ):
-        if rank < 1:
-            raise InputError(f"finetune.rank is {rank}; a low-rank update needs a rank of at least 1.")
+        check_rank("rank", rank)
+        check_quantize(quantize)
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
-        self.targets = list(targets)
+        self.targets = targets
+        self.rank_stabilised, self.dora = rank_stabilised, dora
+        self.quantize = quantize
         self.rate_factor = rate_factor
 
     def apply(self, network: WhisperForConditionalGeneration) -> None:
-        self._check_targets(network)
+        targets = match_linear(network, self.targets)
         freeze(network)
+        quantize_linear(network, self.quantize)
         # task_type stays unset: with it, peft wraps Whisper in a class that passes input_ids, which Whisper has not.
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules=self.targets,  # type: ignore[arg-type]
+            target_modules=as_expression(targets),
+            use_rslora=self.rank_stabilised,
+            use_dora=self.dora,
         )
         inject_adapter_in_model(config, network)
 
     def merge(self, network: WhisperForConditionalGeneration) -> None:
-        """Fold every update into its matrix and put the plain linear layer back."""
-        for name, module in list(network.named_modules()):
-            if isinstance(module, BaseTunerLayer):
-                module.merge()
-                parent, _, child = name.rpartition(".")
-                setattr(network.get_submodule(parent), child, module.get_base_layer())
-
-    def _check_targets(self, network: nn.Module) -> None:
-        linear = {name.rpartition(".")[2] for name, module in network.named_modules() if isinstance(module, nn.Linear)}
-        unknown = sorted(set(self.targets) - linear)
-        if unknown:
-            raise InputError(
-                f"finetune.targets: no linear layer is called {', '.join(unknown)}. There are: {sorted(linear)}."
-            )
+        merge_linear(network)
