@@ -138,7 +138,7 @@ def read_config(folder: Path) -> DictConfig:
     path = folder / "config.yaml"
     try:
         config = OmegaConf.load(path)
-    except (OSError, yaml.YAMLError, OmegaConfBaseException):
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
         config = None
     if not isinstance(config, DictConfig) or not {"model", "data", "finetune"} <= config.keys():
         raise InputError(

@@ -151,7 +151,8 @@ def load_weights(whisper: Whisper, paths: list[Path]) -> None:
     try:
         saved = average_checkpoints(paths)
     except (RuntimeError, UnpicklingError, EOFError, KeyError) as error:
-        raise InputError(f"{paths[0]} is no checkpoint, or a damaged one: {str(error).splitlines()[0]}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{paths[0]} is no checkpoint, or a damaged one: {reason}") from None
     of_whisper = "whisper."
     state = {name.removeprefix(of_whisper): saved[name] for name in saved if name.startswith(of_whisper)}
     try:

@@ -1,6 +1,7 @@
 """AdaLoRA: a budget of ranks, spent on the matrices that need it (Zhang et al. 2023, arXiv:2303.10512), by peft."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -101,7 +102,8 @@ class Adalora:
 
     def after_step(self, network: WhisperForConditionalGeneration, step: int, steps: int) -> dict[str, float]:
         """Spend the budget of this step; for the log, the mean rank that is left."""
-        allocator, config = self.tuner.rankallocator, self.tuner.peft_config[ADAPTER]
+        allocator: Any = self.tuner.rankallocator
+        config: Any = self.tuner.peft_config[ADAPTER]
         config.total_step = steps
         config.tinit, config.tfinal = int(self.start_share * steps), int(self.final_share * steps)
         values = {name: weight for name, weight in network.named_parameters() if ".lora_E." in name}

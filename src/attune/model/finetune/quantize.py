@@ -41,7 +41,7 @@ def check_quantize(quantize: str | None) -> None:
 
 def pack(weight: Float[Tensor, "out in"], bits: int) -> tuple[Tensor, Tensor, Tensor]:
     """A weight matrix -> its codes (uint8, 8 / bits of them a byte), a scale a block, and what each code means."""
-    from bitsandbytes import functional as kernels
+    from bitsandbytes import functional as kernels  # type: ignore[import-not-found]  # an optional dependency
 
     if bits == 4:
         codes, state = kernels.quantize_4bit(weight.cuda(), blocksize=BLOCK, quant_type="nf4")
@@ -54,7 +54,7 @@ def unpack(
     codes: Tensor, scales: Tensor, meaning: Tensor, bits: int, shape: torch.Size, dtype: torch.dtype
 ) -> Float[Tensor, "out in"]:
     """What `pack` packed, on the GPU."""
-    from bitsandbytes import functional as kernels
+    from bitsandbytes import functional as kernels  # type: ignore[import-not-found]  # an optional dependency
 
     state = kernels.QuantState(
         scales.cuda(), shape=shape, code=meaning.cuda(), blocksize=BLOCK, quant_type="nf4", dtype=dtype
