@@ -1,6 +1,7 @@
 """What tests do to Whispers: copy them, wake them up, give them a batch."""
 
 import copy
+import random
 from collections.abc import Sequence
 
 import torch
@@ -9,17 +10,28 @@ from torch import Tensor
 
 from attune.audio.waveform import SAMPLE_RATE_HZ
 from attune.data.batch import Batch, Example, collate
-from attune.model.finetune.base import is_constant
+from attune.model.finetune.base import FineTuning, apply_finetuning, change_tokens, is_constant
 from attune.model.whisper import Whisper
 from attune.text.tokens import Tokens
 
 TEXTS = ("Seven blue boats.", "No.", "The kitchen door was open, and nobody had watered the garden since August.")
 LENGTHS_S = (1.3, 0.7, 3.9)
+# What vocabularies are learnt from: the batch's texts, and 120 words that no tokenizer has as one piece.
+_DRAW = random.Random(0)
+TRANSCRIPTS = [*TEXTS * 10, *("".join(_DRAW.choices("bcdfghjklmnpqrstvwxz", k=7)) for _ in range(120))]
 
 
 def copy_of(whisper: Whisper) -> Whisper:
     """One with weights of its own; the tokenizer, which nobody changes, is shared."""
     return Whisper(copy.deepcopy(whisper.network), whisper.tokens)
+
+
+def change(whisper: Whisper, finetune: FineTuning) -> dict[str, int]:
+    """What train.py does ahead of the first step: the vocabulary, then the network. Returns the parameters' counts."""
+    tokens = change_tokens(finetune, whisper.tokens, TRANSCRIPTS)
+    counts = apply_finetuning(finetune, whisper.network)
+    whisper.tokens = tokens
+    return counts
 
 
 def awaken(whisper: Whisper, seed: int, factor: float = 8.0) -> Whisper:

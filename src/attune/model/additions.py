@@ -80,8 +80,12 @@ def read_ctc(head: CtcHead, states: Tensor, positions: list[int]) -> list[list[i
         Text ids of each utterance.
     """
     blank, best = head.out_features - 1, head(states).argmax(dim=-1).tolist()
-    rows = [[blank, *row[:length]] for row, length in zip(best, positions, strict=True)]
-    return [[token for before, token in zip(row, row[1:], strict=False) if token not in (before, blank)] for row in rows]
+    found = []
+    for row, length in zip(best, positions, strict=True):
+        heard = row[:length]
+        steps = zip([blank, *heard], heard, strict=False)
+        found.append([token for before, token in steps if token not in (before, blank)])
+    return found
 
 
 def is_addition(name: str) -> bool:

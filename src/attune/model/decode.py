@@ -1,4 +1,4 @@
-"""Batched greedy decoding from encoder states, at any audio context."""
+"""Batched greedy decoding from encoder states, at any audio context: by the decoder, or by a CTC head."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,41 @@ from torch import Tensor
 from transformers import EncoderDecoderCache
 
 from attune.audio.waveform import SAMPLE_RATE_HZ
+from attune.model.additions import read_ctc
+from attune.model.finetune.ctc import count_positions, find_writer
 from attune.model.whisper import Whisper
 
-TOKENS_PER_S = 12  # nobody speaks faster; a decoder that loops would otherwise run to 448
+# Nobody speaks faster; a decoder that loops would otherwise run to 448. English needs 12; a script that the vocabulary
+# spells in bytes needs two or three tokens a letter: Russian in nano's 30, Burmese in OpenAI's no fewer.
+TOKENS_PER_S = 40
 TOKENS_AT_LEAST = 16
 DROP_BELOW = 0.75  # finished rows leave the batch once this share is left: each cut copies the cache
 
 
 def cap_tokens(lengths: Int[Tensor, "batch"]) -> list[int]:
-    """How many new tokens an utterance can need: 12 a second of audio, plus 16. `lengths` are in samples."""
+    """How many new tokens an utterance can need: 40 a second of audio, plus 16. `lengths` are in samples."""
     return [TOKENS_AT_LEAST + int(TOKENS_PER_S * length / SAMPLE_RATE_HZ) for length in lengths.tolist()]
+
+
+def decode(
+    whisper: Whisper,
+    states: Float[Tensor, "batch position width"],
+    prefixes: Sequence[Sequence[int]],
+    lengths: Int[Tensor, "batch"],
+) -> list[list[int]]:
+    """What the model writes: its CTC head, where it has one that writes (finetune=ctc), else its decoder.
+
+    Args:
+        prefixes: what each decoder is given; a CTC head is given nothing.
+        lengths: of each utterance, in samples.
+
+    Returns:
+        The new ids of each utterance, <|endoftext|> left out.
+    """
+    head = find_writer(whisper.network)
+    if head is not None:
+        return read_ctc(head, states, count_positions(lengths, states.shape[1]).tolist())
+    return decode_greedily(whisper, states, prefixes, cap_tokens(lengths))
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ The sequence that Whisper was pretrained on, and the part of it that is a target
 
     <|startofprev|> prompt <|startoftranscript|> <|en|> <|transcribe|> <|notimestamps|> text <|endoftext|>
                                                  -------------------------------------------------------
+A model with a learned prompt (finetune=prompt) has that prompt's tokens behind <|startofprev|>, in every sequence.
 No id is written down here: large-v3 shifts them all by one, nano has others; every id is asked of the tokenizer.
 """
 
@@ -17,6 +18,7 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from attune.audio.waveform import WINDOW_S
 from attune.errors import InputError
 from attune.text.normalise import spells_without_spaces
+from attune.text.tokenizer import SOFT_PROMPT
 
 MAX_TOKENS = 448  # positions of Whisper's decoder, prompt and special tokens included
 MAX_PROMPT_TOKENS = MAX_TOKENS // 2 - 1  # openai-whisper keeps as many
@@ -57,6 +59,7 @@ class Tokens:
         self.tokenizer = tokenizer
         self.is_multilingual = is_multilingual
         self.max_tokens = max_tokens
+        known = tokenizer.get_vocab()
         self.end_of_text = self._id("<|endoftext|>")
         self.start = self._id("<|startoftranscript|>")
         self.no_timestamps = self._id("<|notimestamps|>")
@@ -69,6 +72,10 @@ class Tokens:
         between = range(self.start + 1, min(self.tasks.values()))
         self.languages = {str(tokenizer.convert_ids_to_tokens(i)).strip("<|>"): i for i in between}
         self.special = set(range(min(self.end_of_text, self.start), self.last_timestamp + 1))
+        self.relatives: dict[str, str] = {}  # a language that a new token was made for -> the one that it started from
+        # A saved model knows its learned prompt by these names; all others have none.
+        names = map(SOFT_PROMPT.format, range(self.no_timestamps - self.no_speech - 1))
+        self.soft_prompt = [known[name] for name in names if name in known]
 
     def _id(self, *names: str) -> int:
         known = self.tokenizer.get_vocab()
@@ -87,6 +94,8 @@ class Tokens:
             InputError: Whisper knows no such language; the message gives the nearest names.
         """
         wanted = language.lower()
+        if wanted not in self.languages:
+            wanted = self.relatives.get(wanted, wanted)
         code = wanted if wanted in self.languages else TO_LANGUAGE_CODE.get(wanted, "")
         if code in self.languages:
             return code
@@ -94,7 +103,8 @@ class Tokens:
         near = get_close_matches(wanted, names, n=4, cutoff=0.5) or sorted(self.languages)[:8]
         raise InputError(
             f"Whisper knows no language {language!r}. Nearest: {', '.join(near)}. Give a code ('en') or an English "
-            "name in data.language or in the corpus' column; for a new language use the code of its nearest relative."
+            "name in data.language or in the corpus' column; for a new language use the code of its nearest relative, "
+            "or give it a token: finetune=new_tokens."
         )
 
     def prefix(self, language: str, task: str = "transcribe", timestamps: bool = False) -> list[int]:
@@ -111,10 +121,14 @@ class Tokens:
         return ids if timestamps else [*ids, self.no_timestamps]
 
     def prompt(self, prompt: str | None, room: int) -> list[int]:
-        """<|startofprev|> and the last tokens of the prompt that fit into `room` positions; [] for no prompt."""
+        """<|startofprev|>, the learned prompt if there is one, and the last tokens of the prompt that fit into `room`.
+
+        [] for no prompt of either kind. The learned one is never cut: `room` must hold it.
+        """
         ids = self.text(prompt, None) if prompt else []
-        kept = min(len(ids), MAX_PROMPT_TOKENS, room - 1)
-        return [self.start_of_prompt, *ids[-kept:]] if kept > 0 else []
+        kept = max(min(len(ids), min(MAX_PROMPT_TOKENS, room - 1) - len(self.soft_prompt)), 0)
+        before = [*self.soft_prompt, *ids[len(ids) - kept :]]
+        return [self.start_of_prompt, *before] if before else []
 
     def text(self, text: str, language: str | None) -> list[int]:
         """A transcript's ids. Whisper writes a space before the first word, in languages that write spaces at all."""
@@ -150,14 +164,17 @@ class Tokens:
             InputError: the text needs more than `max_tokens` positions.
         """
         prefix = self.prefix(language, task, timestamps=bool(segments))
+        learned = self.prompt(None, room=self.max_tokens)
         if not text.strip():
             unasked = [IGNORED] * (len(prefix) - 2)
-            return Sequence448(prefix, [self.no_speech, *unasked, self.end_of_text])
+            labels = [*[IGNORED] * len(learned), self.no_speech, *unasked, self.end_of_text]
+            return Sequence448([*learned, *prefix], labels)
         label = self.segments(segments, language) if segments else self.text(text, language)
         ids = [*prefix, *label, self.end_of_text]
-        if len(ids) - 1 > self.max_tokens:
+        if len(learned) + len(ids) - 1 > self.max_tokens:
+            before = len(learned) + len(prefix)
             raise InputError(
-                f"The text has {len(label)} tokens; with {len(prefix)} special ones before it Whisper holds "
+                f"The text has {len(label)} tokens; with {before} special ones before it Whisper holds "
                 f"{self.max_tokens}. Cut the utterance (start_s, end_s): {text[:60]!r}..."
             )
         prompt_ids = self.prompt(prompt, room=self.max_tokens - (len(ids) - 1))

@@ -115,8 +115,10 @@ def rebuild(run: Path, config: Any) -> tuple[Whisper, FineTuning]:
     """The model as it was when the run began to train; its type."""
     size, finetune = build(config.model.scratch), build(config.finetune)
     tokens = restore_tokens(run, config, finetune)
-    whisper = obtain_whisper(config.model.name_or_path, tokens, size)
+    own = obtain_tokens(config.model.name_or_path, size)
+    whisper = obtain_whisper(config.model.name_or_path, own, size)
     apply_finetuning(finetune, whisper.network)
+    whisper.tokens = tokens
     return whisper, finetune
 
 

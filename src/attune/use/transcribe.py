@@ -23,7 +23,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from attune.audio.waveform import SAMPLE_RATE_HZ, SHORTEST_S, SILENCE_PEAK, WINDOW_S, AudioError, load_waveform
 from attune.errors import InputError
-from attune.model.decode import cap_tokens, decode_greedily
+from attune.model.decode import cap_tokens, decode
+from attune.model.finetune.ctc import find_writer
 from attune.model.whisper import Whisper, complete_generation_config, load_tokens, load_whisper
 from attune.text.normalise import spells_without_spaces
 from attune.text.tokens import SECONDS_PER_TIMESTAMP, Segment, Tokens
@@ -106,7 +107,8 @@ class Listener:
         self.whisper = whisper
         self.language = language if whisper.tokens.is_multilingual else "en"
         self.task = task
-        self.timestamps = timestamps
+        self.has_decoder = find_writer(whisper.network) is None  # which alone writes times, and knows silence
+        self.timestamps = timestamps and self.has_decoder
         self.thresholds = thresholds or Thresholds()
 
     @torch.no_grad()
@@ -131,17 +133,19 @@ class Listener:
         padded = functional.pad(window, (0, WINDOW_SAMPLES - len(window)))
         states = self.whisper.encode(padded[None].to(self.whisper.network.device))
         self.language = self.language or self._detect_language(states)
-        prefix = self.whisper.tokens.prefix(self.language, self.task, self.timestamps)
-        limit = cap_tokens(torch.tensor([len(window)]))[0]
-        if not self.timestamps:
-            return self._judge(states, prefix, decode_greedily(self.whisper, states, [prefix], [limit])[0])
-        return self._decode_with_fallback(states, prefix, limit)
+        tokens, length = self.whisper.tokens, torch.tensor([len(window)])
+        learned = tokens.prompt(None, room=tokens.max_tokens)  # the prompt of a model with finetune=prompt
+        prefix = [*learned, *tokens.prefix(self.language, self.task, self.timestamps)]
+        if self.timestamps:
+            return self._decode_with_fallback(states, prefix, cap_tokens(length)[0])
+        ids = decode(self.whisper, states, [prefix], length.to(states.device))[0]
+        return self._judge(states, prefix, ids) if self.has_decoder else Attempt(ids, 0.0, 0.0, 0.0)
 
     def _detect_language(self, states: Float[Tensor, "1 position width"]) -> str:
         """The likeliest language token behind <|startoftranscript|>."""
         tokens = self.whisper.tokens
-        start = torch.tensor([[tokens.start]], device=states.device)
-        logits = self.whisper.project(self.whisper.decode(states, start))[0, 0]
+        start = torch.tensor([[*tokens.prompt(None, room=tokens.max_tokens), tokens.start]], device=states.device)
+        logits = self.whisper.project(self.whisper.decode(states, start))[0, -1]
         return max(tokens.languages, key=lambda code: logits[tokens.languages[code]].item())
 
     def _decode_with_fallback(
@@ -186,7 +190,7 @@ class Listener:
             ids=ids,
             compression_ratio=len(text) / len(zlib.compress(text)),
             mean_log_probability=chosen[targets < tokens.first_timestamp].mean().item(),
-            no_speech_probability=logits[0, tokens.no_speech].exp().item(),
+            no_speech_probability=logits[prefix.index(tokens.start), tokens.no_speech].exp().item(),
         )
 
     def _repeats(self, attempt: Attempt) -> bool:
