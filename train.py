@@ -30,7 +30,7 @@ from attune.train.loggers import close_wandb, make_loggers  # noqa: E402
 from attune.train.module import WhisperModule  # noqa: E402
 from attune.train.objective.penalty import anchor  # noqa: E402
 from attune.train.scoring import score, score_other  # noqa: E402
-from attune.use.config import build, open_run, plain, speak_plainly  # noqa: E402
+from attune.use.config import build, build_corpus, open_run, plain, speak_plainly  # noqa: E402
 from attune.use.screen import make_console, settle_screen  # noqa: E402
 from attune.use.sweep import carry_out  # noqa: E402
 
@@ -48,13 +48,13 @@ def train(config: DictConfig) -> None:
 
     # What is held against forgetting; it may need further splits of the corpus.
     checkpoints, penalty = Checkpoints(run.folder, config.keep, config.ema), build(config.penalty)
-    path = make_interpolation(plain(config)["interpolate"], config.retention_limit)
+    path = make_interpolation(config.interpolate, config.retention_limit)
 
     # The data first: whatever is wrong with it is said before a weight is loaded.
     size = build(config.model.scratch)
     own = tokens = obtain_tokens(config.model.name_or_path, size)
     data = SpeechDataModule(
-        build(config.data.corpus),
+        build_corpus(config.data),
         tokens,
         build(config.context),
         batch_window_s=config.data.batch_window_s,

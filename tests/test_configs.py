@@ -67,6 +67,14 @@ def test_scalars_without_a_target_bind_too(option: str) -> None:
     inspect.signature(make_loggers).bind(CONFIGS, "name", {}, **config["logger"])
 
 
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("penalty/")])
+def test_a_penalty_is_found_by_its_group_and_none_is_the_default(option: str) -> None:
+    penalty = compose_with(option)["penalty"]
+    assert (penalty is None) == (option == "penalty/none")
+    assert compose_with("objective/cross_entropy")["penalty"] is None
+    inspect.signature(WhisperModule).bind(None, None, None, steps=1, penalty=penalty)
+
+
 def test_an_experiment_says_only_what_differs() -> None:
     for path in (CONFIGS / "experiment").glob("*.yaml"):
         text = path.read_text()

@@ -11,7 +11,9 @@ HOUSE = """
 errors
 audio.waveform audio.log_mel audio.context audio.speech
 text.normalise text.sentences text.tokenizer text.tokens
-data.corpora.schema data.corpora.manifest data.corpora.synthetic data.corpora.pretraining
+data.corpora.schema data.corpora.manifest data.corpora.division data.corpora.common_voice
+data.corpora.librispeech data.corpora.timed_text data.corpora.folder data.corpora.hub data.corpora.mixture
+data.corpora.synthetic data.corpora.pretraining
 data.audit data.sampling data.batch data.few_shot data.in_context data.module
 model.additions model.whisper model.scratch model.save
 model.finetune.quantize model.finetune.base model.finetune.targets

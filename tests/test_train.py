@@ -98,11 +98,14 @@ def test_a_run_says_what_plain_transformers_cannot_hold(
     assert learnt.abs().max() > 0  # it was zero at the start
 
 
+SCRATCH = "model=scratch"  # what SMALL says
+
+
 def forgetting_words(path: Path, nano: Path) -> list[str]:
     """The manifest as everything, and a model that can be gone back to."""
-    panels = [f"data.replay_from={path}", f"data.retention={{us: {path}}}", f"data.retention_validation={{us: {path}}}"]
+    panels = [f"data.replay_from={path}", f"+data.retention.us={path}", f"+data.retention_validation.us={path}"]
     model = ["model.scratch=null", f"model.name_or_path={nano}"]
-    return [*manifest_words(path), *panels, *model, "data.max_rejected=0.2"]
+    return [*manifest_words(path), *panels, *model, "data.max_rejected=0.2", "trainer.log_every=1"]
 
 
 @pytest.mark.parametrize(
@@ -140,10 +143,10 @@ def test_every_weapon_against_forgetting(words: list[str], manifest: Path, nano_
         (["penalty=ewc", "data.replay_from=null"], r"no split 'replay'.*penalty=ewc draw"),
         (["data.replay=1"], r"data.replay=1 .* in \[0, 1\)"),
         (["interpolate=[2]"], r"interpolate=\[2\] must be a list of shares"),
-        (["interpolate=[0.5]", "data.retention={}", "data.retention_validation={}"], r"no retention panel"),
+        (["interpolate=[0.5]", "data.retention=null", "data.retention_validation=null"], r"no retention panel"),
         (["interpolate=[0.5]", "finetune=adapter"], r"finetune Adapter adds adapters"),
-        (["interpolate=[0.5]", "model=scratch"], r"model=scratch has none"),
-        (["penalty=distill", "model=scratch"], r"penalty=distill .* model=scratch has none"),
+        (["interpolate=[0.5]", SCRATCH], r"model=scratch has none"),
+        (["penalty=distill", SCRATCH], r"penalty=distill .* model=scratch has none"),
         (["penalty=l2sp", "finetune=none"], r"penalty=l2sp .* nothing does"),
         (["keep=all"], r"keep=all is not known"),
         (["ema=2"], r"ema=2 is no decay"),
@@ -154,10 +157,9 @@ def test_a_weapon_that_does_not_fit_ends_the_run_before_weights_load(
     words: list[str], message: str, manifest: Path, nano_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("train.obtain_whisper", lambda *_: pytest.fail("weights were loaded"))
-    model = ["model.scratch={_target_: attune.model.scratch.Scratch}"] if "model=scratch" in words else []
-    words = [*(word for word in words if word != "model=scratch"), *model]
+    given = [word for word in forgetting_words(manifest, nano_folder) if not (SCRATCH in words and "model." in word)]
     with pytest.raises(InputError, match=message):
-        run_small(tmp_path / "run", *forgetting_words(manifest, nano_folder), *words)
+        run_small(tmp_path / "run", *given, *(word for word in words if word != SCRATCH))
     assert not (tmp_path / "run").exists()
 
 

@@ -54,6 +54,47 @@ def test_the_stream_goes_on_from_any_batch(first: int) -> None:
     assert list(islice(resumed, 120)) == list(islice(whole, first, first + 120))
 
 
+REPLAYED = [round(RNG.uniform(0.5, 6.0), 2) for _ in range(7)]
+
+
+def make_replaying(share: float, first_batch: int = 0) -> TrainingBatches:
+    batches = TrainingBatches(DURATIONS_S, AudioContext(), BUDGET, 5, REPLAYED, share)
+    batches.first_batch = first_batch
+    return batches
+
+
+def list_replayed(share: float, passes: int) -> list[int]:
+    """Indices of replayed utterances, in the order of the passes."""
+    batches, found = make_replaying(share), []
+    for number in range(passes):
+        drawn = [draw.index for batch in batches._pass(number) for draw in batch]
+        assert sorted(index for index in drawn if index < 100) == list(range(100))  # every own one once
+        found += [index for index in drawn if index >= 100]
+    return found
+
+
+@pytest.mark.parametrize(("share", "passes", "expected"), [(0.2, 4, 100), (0.5, 2, 200), (0.01, 99, 100), (0.0, 5, 0)])
+def test_the_share_of_replay_is_exact_over_the_passes(share: float, passes: int, expected: int) -> None:
+    """r / (100 + r) = share, so r = 100 share / (1 - share) a pass: 25, 100, 100 / 99 and 0."""
+    assert len(list_replayed(share, passes)) == expected
+
+
+def test_replay_hears_everything_once_before_anything_twice() -> None:
+    """3 a pass at a share of 3 / 103: the sevenfold of passes hears each of the 7 three times."""
+    replayed = list_replayed(3 / 103, 7)
+    assert Counter(replayed) == {100 + index: 3 for index in range(7)}
+    assert len(set(replayed[:6])) == 6
+
+
+@pytest.mark.parametrize("first", [1, 40, 150])
+def test_a_replaying_stream_goes_on_from_any_batch(first: int) -> None:
+    whole = list(islice(make_replaying(0.3), first + 100))
+    assert list(islice(make_replaying(0.3, first), 100)) == whole[first:]
+    assert list(islice(make_replaying(0.0), 90)) == list(
+        islice(TrainingBatches(DURATIONS_S, AudioContext(), BUDGET, seed=5), 90)
+    )
+
+
 def test_passes_and_seeds_differ_and_a_seed_repeats() -> None:
     def stream(seed: int) -> list[list[Draw]]:
         return list(islice(TrainingBatches(DURATIONS_S, AudioContext(), BUDGET, seed), 90))

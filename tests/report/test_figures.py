@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import Tensor
 
-from attune.report.figures import plot_error_types, plot_learning_curves, plot_log_mel, read_curves, save_figures
+from attune.report.figures import (
+    plot_error_types,
+    plot_interpolation,
+    plot_learning_curves,
+    plot_log_mel,
+    read_curves,
+    save_figures,
+)
 from attune.report.record import RunRecord
 
 
@@ -77,6 +84,31 @@ def test_a_bar_is_as_long_as_the_word_error_rate(record: RunRecord) -> None:
     assert axes.get_xlabel() == "Errors per 100 reference words"
     labels = [label.get_text().split() for label in axes.get_yticklabels()]
     assert labels == [["test", "before"], ["after"], ["retention/us", "before"], ["after"]]
+
+
+WAY = {
+    "chosen": 0.5,
+    "rule": "Chosen by <hand>.",
+    "judged": ["retention_validation/u"],
+    "points": [
+        {"alpha": 0.0, "wer": {"validation": 0.5, "retention_validation/u": 0.1, "test": 0.48, "retention/u": 0.12}},
+        {"alpha": 0.5, "wer": {"validation": 0.3, "retention_validation/u": 0.105, "test": 0.28, "retention/u": 0.13}},
+        {"alpha": 1.0, "wer": {"validation": 0.2, "retention_validation/u": 0.2, "test": 0.18, "retention/u": 0.22}},
+    ],
+}
+
+
+def test_the_way_is_drawn_with_retention_below_and_the_target_beside(record: RunRecord) -> None:
+    assert plot_interpolation(record) is None
+    record.interpolation = WAY
+    figure = plot_interpolation(record)
+    assert figure is not None
+    axes, lines = figure.axes[0], draw_lines(figure, 0)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Retention WER (%)", "Target WER (%)")
+    assert lines["test"] == (pytest.approx([12.0, 13.0, 22.0]), pytest.approx([48.0, 28.0, 18.0]))
+    assert lines["validation"] == (pytest.approx([10.0, 10.5, 20.0]), pytest.approx([50.0, 30.0, 20.0]))
+    assert lines["_chosen"] == (pytest.approx([13.0]), pytest.approx([28.0]))
+    assert [text.get_text() for text in axes.texts] == ["0", "0.5", "1"] * 2
 
 
 def test_nothing_scored_gives_no_bars(record: RunRecord) -> None:

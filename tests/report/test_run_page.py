@@ -18,6 +18,7 @@ from attune.report.run_page import (
     Difference,
     choose_utterances,
     compute_differences,
+    describe_interpolation,
     encode_audio,
     summarise,
     write_run_page,
@@ -157,6 +158,25 @@ def test_a_run_that_was_only_started_has_a_page(tmp_path: Path) -> None:
     assert Elements(page).open == []
     with pytest.raises(InputError, match="holds no run.json"):
         write_run_page(tmp_path / "nowhere", {})
+
+
+def test_the_way_between_two_models_is_told(run_folder: Path, record: RunRecord) -> None:
+    assert "Interpolation" not in write_run_page(run_folder, {}).read_text("utf-8")
+    names = ("validation", "retention_validation/us", "test", "retention/us", "retention/<b>")
+    rates = {0.0: (0.5, 0.1, 0.48, 0.12, 0.2), 0.5: (0.3, 0.105, 0.28, 0.13, 0.21), 1.0: (0.2, 0.2, 0.08, 0.22, 0.3)}
+    points = [{"alpha": alpha, "wer": dict(zip(names, wer, strict=True))} for alpha, wer in rates.items()]
+    record.interpolation = {"chosen": 0.5, "rule": f"By {HOSTILE}.", "judged": list(names[1:2]), "points": points}
+    assert describe_interpolation(record) == (
+        "Kept: 0.5 of the way to the trained model. It has 20.0 of the 40.0 points that 1 of the way gains on the "
+        "target, and changes the WER on retention by +1.0 instead of +10.0 points."
+    )
+    write_record(record, run_folder)
+    page = write_run_page(run_folder, {}).read_text("utf-8")
+    assert Elements(page).open == []
+    assert describe_interpolation(record) in page and "<strong>0.5, kept</strong>" in page and "10.5" in page
+    assert HOSTILE not in page and "retention/&lt;b&gt;" in page
+    points[2]["wer"]["test"] = None  # a panel without speech
+    assert describe_interpolation(record) == "Kept: 0.5 of the way to the trained model."
 
 
 def make_record(**panels: tuple[float, float]) -> RunRecord:

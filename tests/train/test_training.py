@@ -143,5 +143,5 @@ def test_validation_decodes_and_the_best_weights_come_back(
     assert len(rows) == 2 and all(float(row["val/wer"]) > 0 for row in rows)
     with torch.no_grad():
         module.whisper.network.model.encoder.conv1.bias.fill_(9.0)
-    Checkpoints(tmp_path).load_best(module)
+    Checkpoints(tmp_path).load_kept(module)
     assert not (module.whisper.network.model.encoder.conv1.bias == 9.0).any()

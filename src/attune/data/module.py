@@ -4,13 +4,14 @@ corpus (rows of one schema) -> audit (broken rows set aside) -> sampling (window
 """
 
 import os
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import lightning as L
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -19,7 +20,9 @@ from attune.audio.context import Context
 from attune.audio.waveform import POSITIONS_PER_S
 from attune.data.audit import Rejection, check_texts, encode_row, load_row, reject_broken_audio
 from attune.data.batch import Batch, Example, collate
-from attune.data.corpora.schema import Corpus
+from attune.data.corpora.schema import FEATURES, WEIGHT, Corpus, OffersMore
+from attune.data.few_shot import FewShot
+from attune.data.in_context import InContext, Shown, check_in_context, sum_seconds
 from attune.data.sampling import Draw, TrainingBatches, evaluation_batches
 from attune.errors import InputError
 from attune.text.tokens import Tokens
@@ -37,7 +40,16 @@ class SpeechDataModule(L.LightningDataModule):
         evaluation_batch_window_s: the same for scoring, where no gradient takes memory.
         max_rejected: share of unusable utterances, in [0, 1], above which the run stops.
         workers: processes that decode and resample; 0 does it in this one; None is none on a CPU, up to 8 beside a GPU.
-        seed: of the order and the windows' margins.
+        seed: of the order, of the windows' margins and of every draw.
+        shots, shots_per: how many training utterances are drawn, in all or of each speaker or label; None is all there
+            are. Validation and test keep all of theirs.
+        in_context, in_context_per: training utterances set before each that is scored, where scoring asks for them.
+        replay: share of the training utterances, in [0, 1), that are drawn from the corpus's split `replay`.
+        extras: further splits that are read where the corpus offers them: "replay" (which must then be there),
+            "retention_validation".
+
+    Raises:
+        InputError: `replay` is no such share, or another setting is none that there is.
     """
 
     def __init__(
@@ -50,8 +62,16 @@ class SpeechDataModule(L.LightningDataModule):
         max_rejected: float = 0.05,
         workers: int | None = None,
         seed: int = 0,
+        shots: int | None = None,
+        shots_per: str = "all",
+        in_context: int = 0,
+        in_context_per: str = "all",
+        replay: float = 0.0,
+        extras: Sequence[str] = (),
     ):
         super().__init__()
+        if not 0 <= replay < 1:
+            raise InputError(f"data.replay={replay:g} is no share of the training utterances: it must be in [0, 1).")
         self.corpus = corpus
         self.tokens = tokens
         self.context = context
@@ -60,6 +80,13 @@ class SpeechDataModule(L.LightningDataModule):
         self.max_rejected = max_rejected
         self.workers = choose_workers(workers)
         self.seed = seed
+        self.few_shot = FewShot(shots, shots_per, seed)
+        self.drawn = ""  # a sentence about the few-shot draw
+        check_in_context(in_context, in_context_per)
+        self.examples, self.examples_per = in_context, in_context_per
+        self.in_context: InContext | None = None
+        self.replay = replay
+        self.extras = {*extras, *(["replay"] if replay else [])}
         self.splits: dict[str, Dataset] = {}
         self.rejections: list[Rejection] = []
         self.batches_taken = 0
@@ -76,10 +103,24 @@ class SpeechDataModule(L.LightningDataModule):
                 raise InputError(f"The corpus has no utterance in {split!r}. Give data.{split}.")
         check_texts(splits, self.tokens)
         self.splits, self.rejections = reject_broken_audio(splits, self.max_rejected)
+        if self.examples:
+            train = self.splits["train"]
+            self.in_context = InContext(train, self.tokens, self.examples, self.examples_per, self.seed)
 
     @cached_property
     def _read(self) -> dict[str, Dataset]:
-        return dict(self.corpus.splits())
+        more = self.corpus.more() if isinstance(self.corpus, OffersMore) else {}
+        if "replay" in self.extras and "replay" not in more:
+            raise InputError(
+                f"This corpus offers no split 'replay', on which data.replay above 0 (it is {self.replay:g}) and "
+                "penalty=ewc draw. data=accent renders one; data=manifest reads one from data.replay_from=FILE. Or "
+                "leave data.replay=0, and another penalty."
+            )
+        wanted = {name: read() for name, read in more.items() if name.split("/")[0] in self.extras}
+        splits = {**self.corpus.splits(), **wanted}
+        if "train" in splits:  # whatever else looks at the training utterances sees only those that were drawn
+            splits["train"], self.drawn = self.few_shot.draw(splits["train"])
+        return splits
 
     @property
     def transcripts(self) -> list[str]:
@@ -92,27 +133,54 @@ class SpeechDataModule(L.LightningDataModule):
         return ["test", *sorted(name for name in self.splits if name.startswith("retention/"))]
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        batches = TrainingBatches(self.splits["train"]["duration_s"], self.context, self.batch_positions, self.seed)
+        train = self.splits["train"]
+        weights = list(train[WEIGHT]) if WEIGHT in train.column_names else None
+        train = train.select_columns(list(FEATURES))
+        replayed = [self.splits["replay"].select_columns(list(FEATURES))] if self.replay else []
+        durations_s = [list(split["duration_s"]) for split in (train, *replayed)]
+        batches = TrainingBatches(
+            durations_s[0],
+            self.context,
+            self.batch_positions,
+            self.seed,
+            sum(durations_s[1:], []),
+            self.replay,
+            weights,
+        )
         batches.first_batch = self.batches_taken
-        return self._loader("train", batches)
+        return self._loader(concatenate_datasets([train, *replayed]), batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self.panel_dataloader("validation")
 
-    def panel_dataloader(self, panel: str, context: Context | None = None) -> DataLoader[Batch]:
-        """Every utterance of a split once, at this data module's context or at another."""
-        durations_s = self.splits[panel]["duration_s"]
+    def panel_dataloader(
+        self, panel: str, context: Context | None = None, in_context: bool = False
+    ) -> DataLoader[Batch]:
+        """Every utterance of a split once, at this data module's context or at another.
+
+        Args:
+            in_context: set examples before each utterance, where the run has any (data.in_context).
+        """
+        scored = self.splits[panel]
+        shown = self.in_context.plan(scored) if in_context and self.in_context else [[] for _ in range(len(scored))]
+        durations_s = [own + sum_seconds(before) for own, before in zip(scored["duration_s"], shown, strict=True)]
         batches = evaluation_batches(durations_s, context or self.context, self.evaluation_batch_positions)
-        return self._loader(panel, batches)
+        return self._loader(scored, batches, shown)
+
+    def one_by_one(self, split: str, count: int) -> DataLoader[Batch]:
+        """`count` utterances of a split (all, where it has fewer), drawn by the seed, each a batch by itself."""
+        alone = evaluation_batches(self.splits[split]["duration_s"], self.context, batch_positions=1)
+        drawn = random.Random(f"{self.seed} {split}").sample(alone, min(count, len(alone)))
+        return self._loader(self.splits[split], drawn)
 
     def waveform(self, panel: str, id: str) -> Float[Tensor, "sample"]:
         """One utterance, for a person to hear."""
         index = list(self.splits[panel]["id"]).index(id)
         return load_row(self.splits[panel][index])
 
-    def _loader(self, split: str, batches) -> DataLoader[Batch]:
+    def _loader(self, dataset: Dataset, batches, shown: Sequence[Sequence[Shown]] = ()) -> DataLoader[Batch]:
         return DataLoader(
-            Utterances(self.splits[split], self.tokens),  # type: ignore[arg-type]
+            Utterances(dataset, self.tokens, self.in_context, shown),  # type: ignore[arg-type]
             batch_sampler=batches,
             collate_fn=partial(collate, padding_id=self.tokens.end_of_text),
             num_workers=self.workers,
@@ -132,11 +200,23 @@ class SpeechDataModule(L.LightningDataModule):
 
 
 class Utterances(torch.utils.data.Dataset[Example]):
-    """A split as examples: decoding and resampling happen here, in the worker that asks."""
+    """A split as examples: decoding and resampling happen here, in the worker that asks.
 
-    def __init__(self, dataset: Dataset, tokens: Tokens):
+    Args:
+        shown: what `in_context` sets before each utterance; empty for none.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        tokens: Tokens,
+        in_context: InContext | None = None,
+        shown: Sequence[Sequence[Shown]] = (),
+    ):
         self.dataset = dataset
         self.tokens = tokens
+        self.in_context = in_context
+        self.shown = shown
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -146,7 +226,7 @@ class Utterances(torch.utils.data.Dataset[Example]):
         sequence = encode_row(row, self.tokens)
         prefix = self.tokens.prefix(row["language"], row["task"])
         prompt = self.tokens.prompt(row["prompt"], room=self.tokens.max_tokens // 2)
-        return Example(
+        example = Example(
             id=row["id"],
             waveform=load_row(row),
             positions=draw.positions,
@@ -157,6 +237,9 @@ class Utterances(torch.utils.data.Dataset[Example]):
             language=row["language"],
             speaker=row["speaker"],
         )
+        if self.in_context is None or not self.shown:
+            return example
+        return self.in_context.put_before(example, self.shown[draw.index])
 
 
 def choose_workers(wanted: int | None) -> int:

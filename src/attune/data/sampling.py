@@ -30,10 +30,25 @@ class TrainingBatches:
         context: how much of the 30 s window each utterance uses.
         batch_positions: encoder positions a batch (50 a second); a batch holds at least one utterance.
         seed: of the order and of the windows' margins.
+        replay_durations_s: of utterances to be replayed; their indices follow those of the training utterances.
+        replay: their share of what is heard, in [0, 1): each pass over the training utterances takes the next few.
+        weights: of every utterance, how often a pass holds it, on average; None is once.
     """
 
-    def __init__(self, durations_s: Sequence[float], context: Context, batch_positions: int, seed: int):
-        self.durations_s = list(durations_s)
+    def __init__(
+        self,
+        durations_s: Sequence[float],
+        context: Context,
+        batch_positions: int,
+        seed: int,
+        replay_durations_s: Sequence[float] = (),
+        replay: float = 0.0,
+        weights: Sequence[float] | None = None,
+    ):
+        self.weights = weights
+        self.durations_s = [*durations_s, *replay_durations_s]
+        self.own = len(durations_s)
+        self.replayed_a_pass = self.own * replay / (1 - replay)  # a mean: no pass takes part of an utterance
         self.context = context
         self.batch_positions = batch_positions
         self.seed = seed
@@ -48,12 +63,32 @@ class TrainingBatches:
 
     def _pass(self, number: int) -> list[list[Draw]]:
         rng = random.Random(f"{self.seed} {number}")
-        order = list(range(len(self.durations_s)))
+        own = range(self.own) if self.weights is None else repeat(self.weights, rng)
+        order = [*own, *self._replay(number)]
         rng.shuffle(order)
         draws = [Draw(index, self.context.positions(self.durations_s[index], rng)) for index in order]
         batches = group(draws, self.batch_positions)
         rng.shuffle(batches)
         return batches
+
+    def _replay(self, number: int) -> list[int]:
+        """What pass `number` replays: its stretch of an endless walk, shuffled anew whenever all have been heard."""
+        first, end = (round(passes * self.replayed_a_pass) for passes in (number, number + 1))
+        size = len(self.durations_s) - self.own
+        rounds = range(first // size, -(-end // size)) if end > first else range(0)
+        walk = [index for round_ in rounds for index in self._shuffle_replay(round_)]
+        skipped = first % size if walk else 0
+        return walk[skipped : skipped + end - first]
+
+    def _shuffle_replay(self, round_: int) -> list[int]:
+        order = list(range(self.own, len(self.durations_s)))
+        random.Random(f"{self.seed} replay {round_}").shuffle(order)
+        return order
+
+
+def repeat(weights: Sequence[float], rng: random.Random) -> list[int]:
+    """Each index as often as its weight says: 2.3 is twice, and a third time in three draws of ten."""
+    return [index for index, weight in enumerate(weights) for _ in range(int(weight + rng.random()))]
 
 
 def evaluation_batches(durations_s: Sequence[float], context: Context, batch_positions: int) -> list[list[Draw]]:

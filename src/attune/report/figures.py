@@ -3,7 +3,7 @@
 import csv
 import textwrap
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,33 @@ def plot_error_types(record: RunRecord) -> Figure | None:
 
 
 @matplotlib.rc_context(_STYLE)
+def plot_interpolation(record: RunRecord) -> Figure | None:
+    """Target against retention from the untouched model to the trained one, labelled by alpha; None without such a run.
+
+    Retention is the mean of its panels' WER in %. The choice was made on the dashed line, the solid one is the result.
+    """
+    if not record.interpolation:
+        return None
+    points, judged, chosen = (record.interpolation[key] for key in ("points", "judged", "chosen"))
+    reported = [name for name in points[0]["wer"] if name.startswith("retention/")]
+    figure = Figure(figsize=(7.2, 4.2))
+    axes = figure.subplots()
+    for target, panels, colour, line in (("validation", judged, _MUTED, "--"), ("test", reported, RED, "-")):
+        ways = [(point["alpha"], _mean_percent(point["wer"], panels), 100 * point["wer"][target]) for point in points]
+        _, retention, wer = zip(*ways, strict=True)
+        axes.plot(retention, wer, line, color=colour, marker="o", markersize=4, label=target)
+        for alpha, x, y in ways:
+            axes.annotate(f"{alpha:g}", (x, y), (5, 5), textcoords="offset points", color=colour, fontsize=9)
+        at = next((x, y) for alpha, x, y in ways if alpha == chosen)
+        axes.plot(*at, "o", markersize=11, markerfacecolor="none", markeredgecolor=_INK, label="_chosen")
+    axes.set_xlabel("Retention WER (%)")
+    axes.set_ylabel("Target WER (%)")
+    axes.set_title(f"0 is the untouched model, 1 the trained one; ringed: {chosen:g}, which is kept")
+    axes.legend()
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
 def plot_log_mel(
     waveform: Float[Tensor, "sample"],
     reference: str,
@@ -201,6 +228,12 @@ def _smooth(values: np.ndarray, width: int) -> np.ndarray:
     """Centred running mean; at both ends over the points there are, so that the curve neither lags nor sags."""
     kernel = np.ones(width)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
+
+
+def _mean_percent(wer: Mapping[str, float | None], panels: Sequence[str]) -> float:
+    """A rate that does not exist is NaN in memory and None in a record that was read: no point is drawn for either."""
+    values = [wer[name] for name in panels]
+    return 100 * float(np.mean([np.nan if value is None else value for value in values]))
 
 
 def _draw_bars(axes: Axes, bars: list[tuple[str, str, Panel]]) -> None:

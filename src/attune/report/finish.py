@@ -7,13 +7,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
 from attune.data.module import SpeechDataModule
 from attune.model.save import explain_additions
-from attune.report.figures import plot_error_types, plot_learning_curves, plot_log_mel, save_figures
+from attune.report.figures import (
+    plot_error_types,
+    plot_interpolation,
+    plot_learning_curves,
+    plot_log_mel,
+    save_figures,
+)
 from attune.report.record import (
     RunRecord,
     collect_git,
@@ -24,7 +31,7 @@ from attune.report.record import (
     write_predictions,
     write_record,
 )
-from attune.report.run_page import choose_utterances, summarise, write_run_page
+from attune.report.run_page import choose_utterances, describe_interpolation, summarise, write_run_page
 from attune.train.scoring import Scores, sum_seconds
 
 Waveforms = dict[tuple[str, str], Float[Tensor, "sample"]]
@@ -40,8 +47,15 @@ def start_record(config: Mapping[str, Any], parameters: dict[str, int], data: Sp
         versions=collect_versions(),
         parameters=parameters,
         context=data.context.name,
+        splits={name: measure_split(split) for name, split in data.splits.items()},
+        in_context=data.in_context.count_examples([data.splits[p] for p in data.panels]) if data.in_context else {},
         rejected=dict(Counter(rejection.reason.split(":")[0] for rejection in data.rejections)),
     )
+
+
+def measure_split(split: Dataset) -> dict[str, float]:
+    """How much a split holds, as run.json says it."""
+    return {"utterances": len(split), "minutes": sum(split["duration_s"]) / 60}
 
 
 @contextmanager
@@ -62,22 +76,39 @@ def keep_record(record: RunRecord, folder: Path) -> Iterator[None]:
 
 def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, folder: Path, rate: float) -> None:
     """What is about to be done, in four lines."""
-    hours = {name: sum(split["duration_s"]) / 3600 for name, split in data.splits.items()}
-    counts = ", ".join(f"{name} {len(split)} ({hours[name]:.2f} h)" for name, split in data.splits.items())
+    counts = ", ".join(f"{name} {split['utterances']} ({_format_time(split)})" for name, split in record.splits.items())
     learning = record.parameters
     console.print(
         f"[bold]{record.name}[/bold]  seed {record.seed}, context {record.context}, in {folder}", highlight=False
     )
     console.print(f"utterances: {counts}", highlight=False)
+    if data.drawn:
+        console.print(data.drawn, highlight=False)
+    if record.in_context:
+        console.print(_describe_examples(record.in_context), highlight=False)
     if data.rejections:
         console.print(
             f"[yellow]set aside: {len(data.rejections)} unusable utterances, see {folder / 'rejected.csv'}[/yellow]"
         )
+    if not learning["trainable"]:
+        console.print(f"parameters: none of {learning['total']:,} learn, and no step is taken", highlight=False)
+        return
     console.print(
         f"parameters: {learning['trainable']:,} of {learning['total']:,} learn, {learning['added']:,} added; "
         f"peak learning rate {rate:.3g}",
         highlight=False,
     )
+
+
+def _format_time(split: Mapping[str, float]) -> str:
+    minutes = split["minutes"]
+    return f"{minutes / 60:.2f} h" if minutes >= 30 else f"{minutes:.1f} min"
+
+
+def _describe_examples(counts: Mapping[str, int]) -> str:
+    wanted = counts["examples"] * counts["utterances"]
+    fitting = f"; {counts['left_out']} of {wanted} do not fit, and are left out" if counts["left_out"] else ""
+    return f"in context: {counts['examples']} training utterances before each that is scored, in the result{fitting}"
 
 
 def finish_report(
@@ -103,6 +134,8 @@ def print_result(console: Console, record: RunRecord, folder: Path) -> None:
     """One table, one sentence, and where to look."""
     console.print(result_table(record))
     console.print(summarise(record), highlight=False)
+    if record.interpolation:
+        console.print(describe_interpolation(record), highlight=False)
     console.print(f"report: {folder / 'report.html'}   model: {folder / 'model'}", highlight=False, soft_wrap=True)
     if explained := explain_additions(folder / "model"):
         console.print(f"[yellow]{explained}[/yellow]", highlight=False, soft_wrap=True)
@@ -123,6 +156,7 @@ def _draw(folder: Path, record: RunRecord, waveforms: Waveforms) -> None:
     figures = {
         "learning_curves": plot_learning_curves(folder / "metrics.csv"),
         "error_types": plot_error_types(record),
+        "interpolation": plot_interpolation(record),
     }
     first = next(((id, waveform) for (panel, id), waveform in waveforms.items() if panel == "test"), None)
     if first:

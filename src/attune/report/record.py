@@ -46,11 +46,16 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)  # total, trainable, added
     context: str = "full"
+    splits: dict[str, dict[str, float]] = field(default_factory=dict)  # split: utterances, minutes; after the audit
+    # With data.in_context: examples (asked for before each utterance), utterances, given, left_out.
+    in_context: dict[str, int] = field(default_factory=dict)
     baseline: dict[str, Panel] = field(default_factory=dict)
     result: dict[str, Panel] = field(default_factory=dict)
     # steps, seconds, utterances_per_second, audio_seconds_per_second, peak_memory_gb, mfu, first_step_after_s
     train: dict[str, float | None] = field(default_factory=dict)
     evaluate: dict[str, float | None] = field(default_factory=dict)  # seconds, utterances_per_second
+    # Of a run with interpolate=[...]: chosen, rule, judged (panels), points [{alpha, wer {panel: fraction}}]
+    interpolation: dict[str, Any] | None = None
     rejected: dict[str, int] = field(default_factory=dict)  # reason: utterances
     status: Literal["running", "finished", "failed", "interrupted"] = "running"
     error: str | None = None

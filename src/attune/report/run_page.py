@@ -74,6 +74,7 @@ def write_run_page(folder: Path, waveforms: Waveforms) -> Path:
         summary=summarise(record),
         scores=[_describe_panel(record, name) for name in _list_panels(record)],
         facts=_list_facts(record),
+        interpolated=describe_interpolation(record),
         figures=[(path.stem, _to_data_uri("image/png", path.read_bytes())) for path in _list_figures(folder)],
         panels=list(_make_cards(folder, record, waveforms)),
         config=_read_config(folder, record),
@@ -103,14 +104,45 @@ def choose_utterances(rows: Sequence[PredictionRow], limit: int = UTTERANCES_A_K
 
 def summarise(record: RunRecord) -> str:
     """One sentence: what fine-tuning gained on the target, and what it forgot. What may be chance is called so."""
+    means = _name_means(record)
+    if not means:
+        wer = format_percent(record.result.get("test", {}).get("wer"))
+        return f"Nothing was trained: the untouched model has a word error rate of {wer} % on the target."
     change = compute_change(record.baseline.get("test", {}), record.result.get("test", {}))
     if change is None:
         return "The target was not scored both before and after, so nothing can be said about what this run gained."
     before, after = record.baseline["test"], record.result["test"]
-    target = f"Fine-tuning {_describe_change(change, before['wer'])} on the target"
+    target = f"{means} {_describe_change(change, before['wer'])} on the target"
     doubtful = abs(change) >= NO_CHANGE and not is_clear(before, after)
     doubt = ", a change that the 95 % intervals do not tell from chance" if doubtful else ""
     return f"{target}{doubt}; {_describe_retention(record)}."
+
+
+def _name_means(record: RunRecord) -> str:
+    """What was done to the model between the two scores; "" for nothing."""
+    shown = record.in_context.get("examples", 0)
+    examples = "one example in context" if shown == 1 else f"{shown} examples in context"
+    if record.parameters.get("trainable") == 0:
+        return f"Without training, {examples}" if shown else ""
+    return f"Fine-tuning with {examples}" if shown else "Fine-tuning"
+
+
+def describe_interpolation(record: RunRecord) -> str:
+    """What the kept model has of the whole way's gain and of its forgetting; "" where nothing was interpolated."""
+    if not record.interpolation:
+        return ""
+    points = {point["alpha"]: point["wer"] for point in record.interpolation["points"]}
+    start, chosen, end = points[0.0], record.interpolation["chosen"], max(points)
+    if any(rate is None for wer in points.values() for rate in wer.values()):
+        return f"Kept: {chosen:g} of the way to the trained model."
+    gains = [f"{100 * (start['test'] - points[alpha]['test']):.1f}" for alpha in (chosen, end)]
+    panels = [name for name in start if name.startswith("retention/")]
+    rises = [sum(points[alpha][name] - start[name] for name in panels) / len(panels) for alpha in (chosen, end)]
+    return (
+        f"Kept: {chosen:g} of the way to the trained model. It has {gains[0]} of the {gains[1]} points that {end:g} of "
+        f"the way gains on the target, and changes the WER on retention by {_format_points(rises[0])} instead of "
+        f"{_format_points(rises[1])} points."
+    )
 
 
 def _describe_change(change: float, before: float) -> str:

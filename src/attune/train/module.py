@@ -78,8 +78,9 @@ class WhisperModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         if isinstance(self.penalty, Estimated):
-            batches = self.trainer.datamodule.one_by_one("replay", self.penalty.utterances)  # type: ignore[attr-defined]
-            self.penalty.estimate(self.whisper, (batch.to(self.device) for batch in batches))
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            alone = data.one_by_one("replay", self.penalty.utterances)
+            self.penalty.estimate(self.whisper, (batch.to(self.device) for batch in alone))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         advance(self.finetune, self.whisper.network, self.trainer.global_step / self.steps)

@@ -5,20 +5,21 @@ import binascii
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from datasets import Dataset
-from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from attune.data.corpora.schema import build_dataset
+from attune.data.corpora.schema import build_dataset, language_code
 from attune.errors import InputError
 
 OPTIONAL_COLUMNS = ("id", "language", "task", "speaker", "duration_s", "start_s", "end_s", "prompt", "split")
 NUMBERS = ("duration_s", "start_s", "end_s")
 SUFFIXES = (".jsonl", ".csv", ".tsv")
+CALLED = {"replay": "train", "retention_validation": "validation"}  # in a manifest's own column `split`
 
 
 class ManifestCorpus:
@@ -29,9 +30,12 @@ class ManifestCorpus:
         language: Whisper's code or name for rows without a language column.
         retention: NAME -> manifest of what the model should not forget, scored before and after.
         columns: our name -> the file's name for it, where they differ: {"text": "sentence", "audio": "path"}.
+        replay_from: manifest of training material of what the model could do before.
+        retention_validation: NAME -> manifest that stands to `retention/NAME` as validation to test.
 
     A row needs `audio` (a path; in JSONL also {"bytes": base64}) and `text`. Optional: id, language, task, speaker,
-    duration_s, start_s, end_s, prompt, and split, of which only rows that name the wanted split are kept.
+    duration_s, start_s, end_s, prompt, and split, of which only rows that name the wanted split are kept (`train` for
+    replay, `validation` for retention_validation).
     """
 
     def __init__(
@@ -42,28 +46,41 @@ class ManifestCorpus:
         language: str | None = None,
         retention: Mapping[str, str] | None = None,
         columns: Mapping[str, str] | None = None,
+        replay_from: str | None = None,
+        retention_validation: Mapping[str, str] | None = None,
     ):
         files = {"train": train, "validation": validation, "test": test or validation}
         files |= {f"retention/{name}": path for name, path in (retention or {}).items()}
         self.files = {split: Path(path) for split, path in files.items()}
+        extra = {"replay": replay_from} if replay_from else {}
+        extra |= {f"retention_validation/{name}": path for name, path in (retention_validation or {}).items()}
+        self.extra_files = {split: Path(path) for split, path in extra.items()}
         self.language = language
         self.columns = dict(columns or {})
 
     def splits(self) -> dict[str, Dataset]:
         return {split: self._read(split, path) for split, path in self.files.items()}
 
+    def more(self) -> dict[str, Callable[[], Dataset]]:
+        return {split: partial(self._read, split, path) for split, path in self.extra_files.items()}
+
     def _read(self, split: str, path: Path) -> Dataset:
-        key = f"data.{split.replace('/', '.')}"
+        key = f"data.{'replay_from' if split == 'replay' else split.replace('/', '.')}"
         if not path.is_file():
             raise InputError(f"{key}: there is no manifest {path}. Give a {', '.join(SUFFIXES)} file.")
-        rows = [
-            self._row(raw, path, line, split) for line, raw in read_rows(path, key) if _is_of(split, raw, self.columns)
-        ]
-        if not rows:
+        dataset = build_dataset(
+            self.row(raw, path, line) for line, raw in read_rows(path, key) if _is_of(split, raw, self.columns)
+        )
+        if len(dataset) == 0:
             raise InputError(f"{key}: {path} holds no utterance{' of this split' if path.stat().st_size else ''}.")
-        return build_dataset(rows)
+        return dataset
 
-    def _row(self, raw: Mapping[str, Any], path: Path, line: int, split: str) -> dict[str, Any]:
+    def row(self, raw: Mapping[str, Any], path: Path, line: int) -> dict[str, Any]:
+        """One row of a file -> one of the schema.
+
+        Raises:
+            InputError: a column or the audio file is missing, or a number is none; with the row's place.
+        """
         place = f"{path}, line {line}"
         audio = self._required(raw, "audio", place)
         row = {
@@ -78,12 +95,12 @@ class ManifestCorpus:
             if value is None and name == "duration_s":
                 value = raw.get("duration")
             if value not in (None, ""):
-                row[name] = _number(value, name, place) if name in NUMBERS else str(value)
+                row[name] = read_seconds(value, name, place) if name in NUMBERS else str(value)
         if row["language"] is None:
             raise InputError(
                 f"{place} has no language. Give data.language=CODE for the whole corpus, or a column 'language'."
             )
-        row["language"] = TO_LANGUAGE_CODE.get(row["language"].lower(), row["language"].lower())
+        row["language"] = language_code(row["language"])
         return row
 
     def _required(self, raw: Mapping[str, Any], name: str, place: str, blank: bool = False) -> Any:
@@ -152,7 +169,8 @@ def _parse_json(text: str, path: Path, line: int) -> dict[str, Any]:
 
 def _is_of(split: str, raw: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
     named = raw.get(columns.get("split", "split"))
-    return not named or split.startswith("retention/") or named == split
+    room = split.split("/")[0]
+    return not named or room == "retention" or named in (split, CALLED.get(room, split))
 
 
 def _resolve_audio(audio: Any, folder: Path, place: str) -> dict[str, Any]:
@@ -167,7 +185,12 @@ def _resolve_audio(audio: Any, folder: Path, place: str) -> dict[str, Any]:
     return {"path": str(path), "bytes": None}
 
 
-def _number(value: Any, name: str, place: str) -> float:
+def read_seconds(value: Any, name: str, place: str) -> float:
+    """A cell as a number of seconds, 0 or more.
+
+    Raises:
+        InputError: it is none.
+    """
     try:
         seconds = float(value)
     except (TypeError, ValueError):

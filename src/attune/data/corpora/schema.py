@@ -1,9 +1,15 @@
 """What every corpus reader yields: one schema, whatever the source."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+import atexit
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any, Protocol, runtime_checkable
 
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, DatasetInfo, Features, List, Value
+from datasets.arrow_writer import ArrowWriter
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from attune.text.tokens import Segment
 
@@ -25,6 +31,11 @@ FEATURES = Features(
         "place": Value("string"),  # where a person finds this row: "train.jsonl, line 17"
     }
 )
+# A column that only the training split of a mixture has: how often a pass holds the row, on average; 2.3 is twice, and a
+# third time in three passes of ten.
+WEIGHT = "weight"
+ROWS = "rows.arrow"
+ROWS_IN_MEMORY = 100  # of which each may hold the bytes of a recording
 OPTIONAL = {"task": "transcribe", "speaker": None, "duration_s": None, "start_s": None, "end_s": None, "prompt": None}
 
 
@@ -38,9 +49,64 @@ class Corpus(Protocol):
     def splits(self) -> Mapping[str, Dataset]: ...
 
 
+@runtime_checkable
+class OffersMore(Protocol):
+    """A corpus with splits that are read, or rendered, only where a run needs them.
+
+    `replay` is training material of what the model could do before. `retention_validation/NAME` stands to
+    `retention/NAME` as validation to test: choices are made on it, and no result is reported from it.
+    """
+
+    def more(self) -> Mapping[str, Callable[[], Dataset]]:
+        """The names of these splits, and how each is read."""
+        ...
+
+
 def build_dataset(rows: Iterable[Mapping[str, Any]]) -> Dataset:
-    """Rows with at least id, audio, text, language and place -> a dataset of the schema."""
-    return Dataset.from_list([{**OPTIONAL, "segments": [], **row} for row in rows], features=FEATURES)
+    """Rows with at least id, audio, text, language and place -> a dataset of the schema.
+
+    They go through a file that lives as long as this process and is mapped into memory: of a corpus of any size,
+    ROWS_IN_MEMORY rows are held at a time.
+    """
+    folder = Path(mkdtemp(prefix="attune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return _open(_write(rows, folder / ROWS))
+
+
+def keep_dataset(read: Callable[[], Iterable[Mapping[str, Any]]], folder: Path) -> Dataset:
+    """The same, in a folder that outlives the process: rows are read where it is not there yet, else it is opened.
+
+    What is written appears whole or not at all; another process may have written the same meanwhile.
+    """
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent) as partial:
+            ready = Path(partial) / "ready"
+            ready.mkdir()
+            _write(read(), ready / ROWS)
+            try:
+                ready.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+    return _open(folder / ROWS)
+
+
+def _write(rows: Iterable[Mapping[str, Any]], path: Path) -> Path:
+    with ArrowWriter(features=FEATURES, path=str(path), writer_batch_size=ROWS_IN_MEMORY) as writer:
+        for row in rows:
+            writer.write({**OPTIONAL, "segments": [], **row})
+        writer.finalize()
+    return path
+
+
+def _open(path: Path) -> Dataset:
+    return Dataset.from_file(str(path), info=DatasetInfo(features=FEATURES))
+
+
+def language_code(language: str) -> str:
+    """Whisper's code for a code or an English name: "ja" for "Japanese". What is neither stays, for the audit to name."""
+    return TO_LANGUAGE_CODE.get(language.lower(), language.lower())
 
 
 def read_segments(row: Mapping[str, Any]) -> list[Segment]:

@@ -1,38 +1,75 @@
-"""Keep the last state of a run, and the best one."""
+"""Keep the last state of a run, and the best ones."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
 
+from attune.errors import InputError
+from attune.train.callbacks.moving_average import MovingAverage
 from attune.train.module import WhisperModule
 
 MONITORED = "val/wer"
 
 
 class Checkpoints:
-    """checkpoints/last.ckpt, from which a run continues, and checkpoints/best.ckpt, by validation WER.
+    """checkpoints/last.ckpt, from which a run continues, and the best by validation WER: best.ckpt, or top-STEP.ckpt.
 
     Args:
         folder: of the run.
+        keep: whose weights the run ends with: `best`, `last`, or `topK`, the uniform average of the K best (Wortsman et
+            al. 2022, arXiv:2203.05482, within one run). K checkpoints lie on the disk meanwhile.
+        ema: decay of a moving average that takes the place of the weights in all of these; None for the weights.
+
+    Raises:
+        InputError: `keep` is none of these, or `ema` no decay.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, keep: str = "best", ema: float | None = None):
+        count = re.fullmatch(r"top([1-9]\d*)", keep)
+        if keep not in ("best", "last") and not count:
+            raise InputError(f"keep={keep} is not known. Accepted: best, last, top3 (or another number).")
         self.folder = folder / "checkpoints"
-        self.best = ModelCheckpoint(self.folder, "best", monitor=MONITORED, save_top_k=1, enable_version_counter=False)
+        self.keep = keep
+        self.average = [] if ema is None else [MovingAverage(ema)]
+        # One callback for both: Lightning tells two of the same monitor apart by nothing.
+        self.best = ModelCheckpoint(
+            self.folder,
+            "top-{step}" if count else "best",
+            monitor=MONITORED,
+            save_top_k=int(count[1]) if count else 1,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
         self.last = ModelCheckpoint(self.folder, "last", monitor=None, save_top_k=1, enable_version_counter=False)
 
     @property
     def callbacks(self) -> list[Callback]:
-        return [self.best, self.last]
+        return [*self.average, self.best, self.last]
 
     @property
     def resume_from(self) -> Path:
         return self.folder / "last.ckpt"
 
-    def load_best(self, module: WhisperModule) -> None:
-        """Put the weights of the best validation back; where none was reached, the last ones stay."""
-        path = self.folder / "best.ckpt"
-        if path.is_file():
-            state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-            module.load_state_dict(state)
+    def load_kept(self, module: WhisperModule) -> None:
+        """Put the weights back that the run ends with; where no validation was reached, the last ones stay."""
+        paths = [self.folder / "best.ckpt"] if self.keep == "best" else map(Path, sorted(self.best.best_k_models))
+        paths = [path for path in paths if path.is_file()]
+        if self.keep != "last" and paths:
+            module.load_state_dict(average_checkpoints(paths))
+
+
+def average_checkpoints(paths: Iterable[Path]) -> dict[str, Tensor]:
+    """The mean of the weights in some checkpoints, by a running mean: one of them at a time is in memory."""
+    mean: dict[str, Tensor] = {}
+    for number, path in enumerate(paths, start=1):
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        # Copies: the output projection is the token embedding, and the two names share one tensor in the file.
+        mean = mean or {name: weight.clone() for name, weight in state.items()}
+        for name, weight in state.items():
+            if weight.is_floating_point():
+                mean[name].lerp_(weight, 1 / number)  # at equal weights exact, so what was frozen stays what it was
+    return mean

@@ -20,11 +20,13 @@ class LossTerms:
             tokens of the whole accumulation window on all ranks.
         tokens: how many supervised tokens the sum holds.
         logged: further values for the log, each a mean over the batch.
+        logits: of the batch's supervised tokens in their order, where the objective made them: distillation needs them.
     """
 
     total: Float[Tensor, ""]
     tokens: int
     logged: dict[str, float]
+    logits: Float[Tensor, "token vocabulary"] | None = None
 
 
 class CrossEntropy:
@@ -47,8 +49,15 @@ class CrossEntropy:
         self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
     ) -> LossTerms:
         """The same from encoder states that are there already: validation encodes once for loss and decoding."""
-        hidden = whisper.decode(states, batch.decoder_input_ids)
-        supervised = batch.labels != IGNORED
-        logits = whisper.project(hidden[supervised]).float()
-        total = cross_entropy(logits, batch.labels[supervised], reduction="sum", label_smoothing=self.label_smoothing)
-        return LossTerms(total, logits.shape[0], {})
+        logits = compute_logits(whisper, states, batch)
+        labels = batch.labels[batch.labels != IGNORED]
+        total = cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
+        return LossTerms(total, logits.shape[0], {}, logits)
+
+
+def compute_logits(
+    whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
+) -> Float[Tensor, "token vocabulary"]:
+    """Of the supervised tokens, utterance by utterance, in fp32."""
+    hidden = whisper.decode(states, batch.decoder_input_ids)
+    return whisper.project(hidden[batch.labels != IGNORED]).float()
