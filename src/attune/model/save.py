@@ -4,16 +4,19 @@ What plain transformers cannot hold lies beside it in additions.safetensors, wit
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from attune.model import additions
 from attune.model.additions import HEAD, WEIGHTS, is_addition
-from attune.model.whisper import Whisper, complete_generation_config
+from attune.model.whisper import Whisper, complete_generation_config, load_tokens
+from attune.text.tokens import Tokens
 
 LOADER, NOTE = "load_whisper.py", "ADDITIONS.md"
 USE = """
@@ -37,9 +40,9 @@ def save_whisper(whisper: Whisper, folder: Path, dtype: torch.dtype = torch.floa
     state = {name: cast[tensor.data_ptr()] for name, tensor in weights.items()}
     plain = {name: weight for name, weight in state.items() if not is_addition(name)}
     network.save_pretrained(folder, state_dict=plain, safe_serialization=True)
-    _save_additions({name: weight for name, weight in state.items() if is_addition(name)}, folder)
     whisper.tokens.tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=network.config.num_mel_bins).save_pretrained(folder)
+    _save_additions({name: weight for name, weight in state.items() if is_addition(name)}, folder)
 
 
 def _save_additions(weights: dict[str, Tensor], folder: Path) -> None:
@@ -49,19 +52,40 @@ def _save_additions(weights: dict[str, Tensor], folder: Path) -> None:
     if weights:
         save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
         shutil.copyfile(additions.__file__, folder / LOADER)
-        (folder / NOTE).write_text(f"# Not a plain Whisper\n\n{explain_additions(folder)}\n{USE}")
+    if explained := explain_additions(folder):
+        (folder / NOTE).write_text(f"# Not quite a plain Whisper\n\n{explained}\n{USE if weights else ''}")
 
 
 def explain_additions(folder: Path) -> str | None:
-    """What of a saved model plain transformers cannot hold, in plain words; None if it holds it all."""
+    """What of a saved model plain transformers cannot hold, or must be told; None if there is nothing."""
+    return "\n\n".join([*_explain_weights(folder), *_explain_tokens(load_tokens(str(folder)))]) or None
+
+
+def _explain_tokens(tokens: Tokens) -> Iterator[str]:
+    if tokens.soft_prompt:
+        ids = tokens.prompt(None, room=tokens.max_tokens)
+        yield (
+            "Plain transformers must be given this model's learned prompt in every call: "
+            f"generate(..., prompt_ids=torch.tensor({ids})). Without it, it decodes as before the training. attune "
+            "gives it by itself."
+        )
+    new = [code for code in tokens.languages if code not in LANGUAGES]
+    if tokens.is_multilingual and new:
+        yield (
+            f"Plain transformers must be asked for {', '.join(new)} by token, generate(..., language='<|{new[0]}|>'): "
+            "it knows no such code."
+        )
+
+
+def _explain_weights(folder: Path) -> Iterator[str]:
     if not (folder / WEIGHTS).is_file():
-        return None
+        return
     weights = load_file(folder / WEIGHTS)
     adapters = sum(name.endswith(".down.weight") for name in weights)
     parts = [f"{adapters} adapters"] * bool(adapters)
     parts += ["CTC head, which writes its transcripts"] * (f"{HEAD}.weight" in weights)
     count = sum(weight.numel() for weight in weights.values())
-    return (
+    yield (
         f"Plain transformers cannot hold this model's {' and '.join(parts)} ({count:,} parameters in {WEIGHTS}): from "
         "its folder it loads the Whisper without them. attune reads them by itself; elsewhere use "
         f"{LOADER}, beside them."

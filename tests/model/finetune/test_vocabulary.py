@@ -15,7 +15,7 @@ from attune.model.finetune.new_head import NewHead
 from attune.model.finetune.new_tokens import NewTokens
 from attune.model.finetune.prompt import Prompt
 from attune.model.finetune.vocabulary import find_runs
-from attune.model.save import save_whisper
+from attune.model.save import NOTE, save_whisper
 from attune.model.whisper import Whisper, load_tokens, load_whisper
 from attune.text.tokenizer import train_tokenizer
 from attune.text.tokens import Tokens
@@ -116,6 +116,7 @@ def test_plain_transformers_is_asked_for_a_new_language_by_its_token(any_whisper
     with pytest.raises(ValueError, match="Unsupported language: gsw"):
         WhisperTokenizer.from_pretrained(tmp_path, language="gsw")
     assert load_tokens(str(tmp_path)).language_code("gsw") == "gsw"
+    assert "must be asked for gsw by token, generate(..., language='<|gsw|>')" in (tmp_path / NOTE).read_text()
 
 
 def test_plain_transformers_reads_a_learned_prompt_from_prompt_ids(any_whisper: Whisper, tmp_path: Path) -> None:
@@ -123,6 +124,7 @@ def test_plain_transformers_reads_a_learned_prompt_from_prompt_ids(any_whisper: 
     tokens = load_tokens(str(tmp_path))
     learned = tokens.prompt(None, room=448)
     assert learned == [tokens.start_of_prompt, *changed.tokens.soft_prompt] and len(learned) == 5
+    assert f"prompt_ids=torch.tensor({learned})" in (tmp_path / NOTE).read_text()
     batch = make_batch(tokens, 1500)
     assert batch.prefixes[0] == [*learned, *tokens.prefix("en")]
     loaded = load_whisper(str(tmp_path), tokens).eval()
