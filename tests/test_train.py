@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from attune.audio.speech import Voice, speak
 from attune.audio.waveform import encode_wav
 from attune.errors import InputError
+from attune.model.whisper import load_tokens, load_whisper
+from attune.train.scoring import score_other
 from attune.use.config import explain
 from attune.use.export import export
 from attune.use.transcribe import load_listening
@@ -163,6 +165,40 @@ def test_a_weapon_that_does_not_fit_ends_the_run_before_weights_load(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["finetune=new_tokens", "finetune.count=3", "finetune.languages={gsw: de}"],
+        ["finetune=prompt", "finetune.length=3"],
+        ["finetune=new_head", "finetune.merges=9"],
+        ["finetune=ctc", "finetune.train=[]", "objective=ctc"],
+    ],
+)
+def test_types_that_write_otherwise_are_held_against_the_untouched_model(
+    words: list[str], manifest: Path, nano_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its own tokens: what is scored first is the model of model.name_or_path, and not a changed one."""
+    scored = []
+    monkeypatch.setattr(
+        "train.score_other", lambda *args: scored.append(args[2].network.config.vocab_size) or score_other(*args)
+    )
+    rows = manifest.read_text()
+    if "languages" in words[-1]:
+        rows = rows.replace('"language": "en"', '"language": "gsw"')
+    spoken = manifest.parent / f"{words[0].split('=')[1]}.jsonl"
+    spoken.write_text(rows)
+    folder = tmp_path / "run"
+    loaded = ["model.scratch=null", f"model.name_or_path={nano_folder}"]
+    run_small(folder, *loaded, *manifest_words(spoken), "data.max_rejected=0.2", *words)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert set(record["baseline"]) == set(record["result"]) == {"test", "test@full"}
+    untouched = load_whisper(str(nano_folder), load_tokens(str(nano_folder)))
+    assert scored == [untouched.network.config.vocab_size] * 2
+    model = load_whisper(str(folder / "model"), load_tokens(str(folder / "model")))
+    assert model.network.config.vocab_size == len(model.tokens.tokenizer)
+
+
 def test_a_run_is_never_written_over(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"folder=.* exists.*resume="):
         run_small(tmp_path, *manifest_words(manifest))
@@ -253,3 +289,44 @@ def test_one_message_and_no_traceback() -> None:
     assert result.stderr.splitlines() == [
         "attune: data.train: there is no manifest a.jsonl. Give a .jsonl, .csv, .tsv file."
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "Nothing was trained: the untouched model has a word error rate of"),
+        (["data.in_context=2"], "Without training, 2 examples in context"),
+    ],
+)
+def test_nothing_trained_is_a_run_like_any_other(
+    words: list[str], said: str, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    run_small(folder, *manifest_words(manifest), "data.max_rejected=0.2", "finetune=none", *words)
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["status"], record["train"]["steps"], record["parameters"]["trainable"]) == ("finished", 0, 0)
+    assert record["train"]["utterances_per_second"] is None
+    assert set(record["result"]) == set(record["baseline"]) == {"test", "test@full"}
+    if not words:
+        assert record["in_context"] == {}
+        scores = [{panel: score["wer"] for panel, score in record[part].items()} for part in ("baseline", "result")]
+        assert scores[0] == scores[1]
+    else:
+        assert record["in_context"] == {"examples": 2, "utterances": 5, "given": 10, "left_out": 0}
+    assert not (folder / "figures/learning_curves.png").exists()
+    assert said in (folder / "report.html").read_text()
+    assert "no step is taken" in capsys.readouterr().out
+    assert (folder / "model/model.safetensors").stat().st_size > 0
+
+
+def test_few_shots_are_recorded(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    whole = write_rows(
+        manifest.parent / "whole.jsonl", [json.loads(line) for line in manifest.read_text().splitlines()[:5]]
+    )
+    run_small(folder, *manifest_words(whole), "data.shots=2", "seed=7")
+    record = json.loads((folder / "run.json").read_text())
+    assert record["splits"]["train"]["utterances"] == 2
+    assert 0 < record["splits"]["train"]["minutes"] < record["splits"]["validation"]["minutes"]
+    assert record["splits"]["test"]["utterances"] == 5
+    assert "few-shot: 2 of 5 training utterances, drawn by seed 7" in capsys.readouterr().out
