@@ -29,7 +29,7 @@ from attune.train.interpolation import check_weapons, make_interpolation  # noqa
 from attune.train.loggers import close_wandb, make_loggers  # noqa: E402
 from attune.train.module import WhisperModule  # noqa: E402
 from attune.train.objective.penalty import anchor  # noqa: E402
-from attune.train.scoring import score, score_other  # noqa: E402
+from attune.train.scoring import check_examples, score, score_other  # noqa: E402
 from attune.use.config import build, build_corpus, open_run, plain, speak_plainly  # noqa: E402
 from attune.use.screen import make_console, settle_screen  # noqa: E402
 from attune.use.sweep import carry_out  # noqa: E402
@@ -77,6 +77,7 @@ def train(config: DictConfig) -> None:
     load_untouched = partial(obtain_whisper, config.model.name_or_path, own, size)
     whisper = load_untouched()
     parameters = apply_finetuning(finetune, whisper.network)
+    check_examples(data, whisper.network)
     whisper.tokens = tokens
     anchor(penalty, whisper, load_untouched)
     steps, rates = config.trainer.max_steps, plain(config.optimizer)

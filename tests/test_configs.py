@@ -28,7 +28,7 @@ USERS = ["data.train=a.jsonl", "data.validation=b.jsonl"]
 def compose_with(option: str) -> dict[str, Any]:
     group, name = option.split("/")
     words = [f"{'+' if group == 'experiment' else ''}{group}={name}".removeprefix("+")]
-    words += USERS if option == "data/manifest" else []
+    words += USERS if option in ("data/manifest", "experiment/one_speaker") else []
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", [*words, "name=test"])
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
@@ -97,7 +97,7 @@ def test_scalars_that_a_run_reads_by_name_are_known(option: str) -> None:
     """A key that nobody reads would be a setting without effect."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         group, name = option.split("/")
-        words = USERS if option == "data/manifest" else []
+        words = USERS if option in ("data/manifest", "experiment/one_speaker") else []
         config = compose("train", [f"{group}={name}", *words, "name=test"])
     plain: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]  # interpolations as written
     referred = {key for key in plain["data"] if f"${{data.{key}}}" in plain["data"]["corpus"].values()}

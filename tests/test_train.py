@@ -330,3 +330,10 @@ def test_few_shots_are_recorded(manifest: Path, tmp_path: Path, capsys: pytest.C
     assert 0 < record["splits"]["train"]["minutes"] < record["splits"]["validation"]["minutes"]
     assert record["splits"]["test"]["utterances"] == 5
     assert "few-shot: 2 of 5 training utterances, drawn by seed 7" in capsys.readouterr().out
+
+
+def test_a_head_that_writes_cannot_be_shown_examples(manifest: Path, tmp_path: Path) -> None:
+    words = ["data.max_rejected=0.2", "finetune=ctc", "finetune.train=[]", "objective=ctc", "data.in_context=1"]
+    with pytest.raises(InputError, match="data.in_context=1 .* a CTC head writes"):
+        run_small(tmp_path / "run", *manifest_words(manifest), *words)
+    assert not (tmp_path / "run").exists()

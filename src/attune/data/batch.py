@@ -22,6 +22,7 @@ class Example:
         decoder_input_ids, labels: of equal length; labels hold IGNORED where nothing is taught.
         prefix: what the decoder is given before it transcribes by itself (prompt, start, language, task).
         reference: the transcript as written.
+        lead: samples at the head of the waveform that are not the utterance but examples in context.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Example:
     reference: str
     language: str
     speaker: str | None
+    lead: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Batch:
 
     Args:
         waveform: padded with zeros; sample = positions * 320.
-        lengths: of each waveform before padding, in samples.
+        lengths: of each utterance before padding, in samples; examples in context, which stand before it, not counted.
         decoder_input_ids, labels: padded to the longest of the batch, labels with IGNORED.
     """
 
@@ -88,7 +90,7 @@ def collate(examples: Sequence[Example], padding_id: int) -> Batch:
     return Batch(
         ids=[example.id for example in examples],
         waveform=waveform,
-        lengths=torch.tensor([min(samples, example.waveform.shape[0]) for example in examples]),
+        lengths=torch.tensor([min(samples, example.waveform.shape[0]) - example.lead for example in examples]),
         decoder_input_ids=_pad([example.decoder_input_ids for example in examples], padding_id),
         labels=_pad([example.labels for example in examples], IGNORED),
         prefixes=[list(example.prefix) for example in examples],

@@ -69,11 +69,6 @@ class Interpolation:
         if isinstance(finetune, Unmergeable):
             raise InputError(f"{SAME}, and finetune {kind} adds {finetune.unmergeable}. {TAKE}")
         if data.examples:
-            raise InputError(
-                f"interpolate scores models by what they have learnt, without the examples of data.in_context="
-                f"{data.examples}. Take one of the two: data.in_context=0 or interpolate=null."
-            )
-        if data.examples:
             raise InputError("interpolate scores the weights by themselves: data.in_context=0, or interpolate=null.")
         if not judged_panels(data):
             raise InputError(

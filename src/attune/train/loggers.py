@@ -103,7 +103,8 @@ def _make_wandb(folder: Path, name: str, config: Mapping[str, Any], project: str
     import wandb
 
     chosen = os.environ.get("WANDB_MODE") or (("online" if has_wandb_key() else "offline") if mode == "auto" else mode)
-    settings = wandb.Settings(console="off", silent=True, init_timeout=20)
+    # finish_previous: in a sweep, a run that failed has not closed its own, and the next one would go on writing in it.
+    settings = wandb.Settings(console="off", silent=True, init_timeout=20, reinit="finish_previous")
     run = wandb.init(project=project, name=name, dir=folder, mode=chosen, settings=settings, config=dict(config))  # type: ignore[arg-type]
     return WandbLogger(experiment=run)
 

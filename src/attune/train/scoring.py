@@ -6,9 +6,12 @@ from copy import copy
 from dataclasses import dataclass, field
 
 import lightning as L
+from torch import nn
 
 from attune.audio.context import Context
 from attune.data.module import SpeechDataModule
+from attune.errors import InputError
+from attune.model.finetune.ctc import find_writer
 from attune.model.whisper import Whisper
 from attune.score.metrics import Prediction
 from attune.score.panel import PanelScore, score_panel
@@ -76,6 +79,19 @@ def score_other(
         return score(trainer, module, data, panels, context)
     finally:
         module.whisper, data.tokens = kept, tokens
+
+
+def check_examples(data: SpeechDataModule, network: nn.Module) -> None:
+    """Refuse examples in context where no decoder reads their texts.
+
+    Raises:
+        InputError: transcripts come from a CTC head.
+    """
+    if data.examples and find_writer(network) is not None:
+        raise InputError(
+            f"data.in_context={data.examples} gives the decoder examples to go on from, and here a CTC head writes. "
+            "Set data.in_context=0, or finetune.writes=decoder."
+        )
 
 
 def sum_seconds(panels: Mapping[str, PanelScore]) -> dict[str, float | None]:

@@ -1,7 +1,10 @@
 """How fast a run trains, what share of the device's arithmetic that is, and how much memory it needs."""
 
+import gc
 import resource
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -43,8 +46,8 @@ class Throughput(Callback):
         return {
             "steps": steps,
             "seconds": self.seconds,
-            "utterances_per_second": module.utterances_seen / seconds,
-            "audio_seconds_per_second": module.audio_seen_s / seconds,
+            "utterances_per_second": module.utterances_seen / seconds if module.utterances_seen else None,
+            "audio_seconds_per_second": module.audio_seen_s / seconds if module.utterances_seen else None,
             "peak_memory_gb": peak_memory_gb(),
             "mfu": module.flops_done / seconds / find_peak(module) if module.flops_done else None,
             "first_step_after_s": self.first_step_after_s,
@@ -80,3 +83,13 @@ def peak_memory_gb() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory_gb` begin anew: the runs of a sweep follow each other in one process."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # Linux alone has it; elsewhere the peak stays that of all runs so far
+        Path("/proc/self/clear_refs").write_text("5")

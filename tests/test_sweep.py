@@ -1,0 +1,146 @@
+"""Several runs from one command: how they are named, what ends one of them, and what is left at the end."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from test_train import ROOT, SMALL, manifest_words, write_rows
+
+from attune.audio.speech import Voice, speak
+from attune.audio.waveform import encode_wav
+from attune.errors import InputError
+from attune.use.config import _to_file_name
+from attune.use.sweep import check_sweep, find_words
+
+CONFIGS = ROOT / "configs"
+ABLATIONS = sorted(path.stem for path in (CONFIGS / "ablation").glob("*.yaml"))
+NOT_AMONG_TYPES = {"layers", "ctc"}  # configs/ablation/types.yaml says why
+
+
+def make_sweep(params: dict[str, str] | None, *words: str) -> Any:
+    return OmegaConf.create({"hydra": {"sweeper": {"params": params}, "overrides": {"task": list(words)}}})
+
+
+def test_the_last_word_about_a_key_says_whether_it_is_swept() -> None:
+    params = {"finetune": "glob(*,exclude=[a,b])", "seed": "1,2"}
+    sweep = make_sweep(params, "seed=3", "data.shots=8,null", "logger=csv")
+    assert find_words(sweep) == {"finetune": True, "seed": False, "data.shots": True, "logger": False}
+    assert find_words(make_sweep(None, "+x=[1,2]", "seed=range(3)")) == {"x": False, "seed": True}
+
+
+def test_a_folder_is_named_by_what_differs() -> None:
+    assert _to_file_name("data.shots=8,finetune=lora") == "data.shots=8,finetune=lora"
+    assert _to_file_name("data.train=/a b/c.jsonl") == "data.train=-a-b-c.jsonl"
+    assert len(_to_file_name("x" * 300)) == 120
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"resume": "runs/a", "folder": None}, "resume continues one run"),
+        ({"resume": None, "folder": "runs/a"}, r"folder=runs/a is the folder of one run.*hydra.sweep.dir=runs/a"),
+        ({"resume": None, "folder": None}, r"hydra.sweep.dir=.* holds runs"),
+    ],
+)
+def test_what_cannot_hold_for_several_runs(words: dict[str, str | None], message: str, tmp_path: Path) -> None:
+    (tmp_path / "00_a").mkdir()
+    (tmp_path / "00_a" / "run.json").write_text("{}")
+    with pytest.raises(InputError, match=message):
+        check_sweep(OmegaConf.create({**words, "hydra": {"sweep": {"dir": str(tmp_path)}}}))
+
+
+def list_jobs(name: str) -> list[list[str]]:
+    """The words of every run of a named ablation, as Hydra's own sweeper makes them."""
+    text = OmegaConf.load(CONFIGS / "ablation" / f"{name}.yaml")
+    words = [f"{key}={value}" for key, value in text.hydra.sweeper.params.items()]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        return BasicSweeper.split_arguments(parser.parse_overrides(words), None)[0]
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_run_of_a_named_ablation_composes(name: str) -> None:
+    jobs = list_jobs(name)
+    assert len(jobs) > 1 and len(set(map(tuple, jobs))) == len(jobs)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for job in (job for job in jobs if "seed=1" in job):
+            config = compose("train", [f"ablation={name}", *job, "name=test"])
+            assert config.seed == 1 and "ablation" not in config
+        whole = compose("train", [f"ablation={name}", "name=test"], return_hydra_config=True)
+    assert (whole.hydra.mode.name, whole.hydra.sweep.subdir) == ("MULTIRUN", ".")
+    assert whole.hydra.sweep.dir.startswith("runs/") and whole.hydra.sweep.dir.endswith(f"_{name}")
+
+
+def test_every_type_is_among_the_types() -> None:
+    words = {word for job in list_jobs("types") for word in job}
+    swept = {word.removeprefix("finetune=") for word in words if word.startswith("finetune=")}
+    assert swept == {path.stem for path in (CONFIGS / "finetune").glob("*.yaml")} - NOT_AMONG_TYPES
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    texts = ["One two.", "Three four.", "Five six.", "Seven eight.", "Nine ten."]
+    for index, text in enumerate(texts):
+        (folder / f"{index}.wav").write_bytes(encode_wav(speak(text, Voice())))
+    rows = [{"audio": f"{index}.wav", "text": text, "language": "en"} for index, text in enumerate(texts)]
+    return write_rows(folder / "train.jsonl", rows)
+
+
+def run(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, f"hydra.sweep.dir={folder}", *words],
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        timeout=580,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_sweep_in_which_some_runs_fail(manifest: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    words = ["finetune=full,none", "data.shots=4,0", "seed=1,2"]
+    result = run(*manifest_words(manifest), *words, folder=folder)
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("the sweep goes on: data.shots is 0") == 4
+    names = [path.parent.name for path in sorted(folder.glob("*/run.json"))]
+    assert names[0] == "00_data.shots=4,finetune=full,seed=1"
+    assert [name[:2] for name in names] == [f"{number:02d}" for number in range(8)]
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*/run.json"))]
+    assert records[0]["name"] == "data.shots=4,finetune=full,seed=1"
+    assert records[0]["config"]["choices"]["finetune"] == "full"
+    assert sorted(record["status"] for record in records) == ["failed"] * 4 + ["finished"] * 4
+    assert all((folder / name / "report.html").is_file() for name in names if "shots=4" in name)
+    with (folder / "ablation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    full = next(row for row in rows if row["seed"] == "mean of 2" and "finetune=full" in row["setting"])
+    scores = [record["result"]["test"]["wer"] for record in records[:2]]
+    assert float(full["wer_after"]) == pytest.approx(sum(scores) / 2)
+    assert full["setting"] == "finetune=full data.shots=4"
+    assert (folder / "figures" / "ablation.png").is_file() and (folder / "figures" / "shots.png").is_file()
+    seconds = [record["train"]["first_step_after_s"] for record in records if record["train"].get("steps")]
+    assert len(seconds) == 2 and seconds[1] < seconds[0]  # the second did not wait for the program to start
+    again = subprocess.run(
+        [sys.executable, "-m", "attune.use.cli", "report", str(folder)], capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 1 and "data.shots=0" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_mistyped_option_ends_a_sweep_before_its_first_run(tmp_path: Path) -> None:
+    result = run("finetune=full,lorra", folder=tmp_path / "sweep")
+    assert result.returncode == 2
+    assert "There is no finetune=lorra" in result.stderr
+    assert not list(tmp_path.glob("sweep/*/run.json"))
