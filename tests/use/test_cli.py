@@ -14,6 +14,7 @@ import torch
 from attune.audio.waveform import SAMPLE_RATE_HZ
 from attune.model.save import save_whisper
 from attune.model.scratch import Scratch, make_tokens, make_whisper
+from attune.report.record import RunRecord, write_record
 from attune.use.cli import COMMANDS, main, make_parser
 
 
@@ -135,6 +136,10 @@ def test_what_cannot_be_written_fails_alone(attune: Attune, run_folder: Path, ta
     ("arguments", "message"),
     [
         ([], "COMMAND"),
+        (["report"], "FOLDER"),
+        (["report", "./nowhere"], "nowhere holds no run.json"),
+        (["report", "RUN"], "give --output-dir=DIR"),
+        (["report", "a", "b"], "give --output-dir=DIR"),
         (["transcribe"], "RUN_OR_MODEL"),
         (["transcribe", "nano"], "FILE"),
         (["transcribe", "./nowhere", "TALK"], "there is no folder ./nowhere"),
@@ -154,3 +159,15 @@ def test_bad_input_is_one_message(
     assert err.startswith("attune: ")
     assert message in err
     assert "Traceback" not in err
+
+
+def test_report_sets_runs_beside_each_other(attune: Attune, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        folder = tmp_path / f"0{seed}"
+        folder.mkdir()
+        write_record(RunRecord(name="a", seed=seed, config={"keep": f"top{seed}"}, status="finished"), folder)
+    code, out, err = attune("report", tmp_path)
+    assert (code, err) == (0, "") and "keep=top2" in out
+    assert {"ablation.csv", "ablation.md"} <= {path.name for path in tmp_path.iterdir()}
+    assert attune("report", tmp_path / "01", tmp_path / "02", "--output-dir", tmp_path / "x").code == 0
+    assert (tmp_path / "x" / "ablation.md").read_text() == (tmp_path / "ablation.md").read_text()
