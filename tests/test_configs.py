@@ -11,24 +11,38 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from attune.data.corpora.hub import HubCorpus
+from attune.data.corpora.manifest import ManifestCorpus
+from attune.data.corpora.mixture import MixtureCorpus
+from attune.data.corpora.synthetic import SyntheticCorpus
 from attune.data.module import SpeechDataModule
 from attune.train.loggers import make_loggers
 from attune.train.module import WhisperModule
+from attune.use.config import build_corpus
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FRAGMENTS = {"data/settings"}  # what other options of the group include
+FRAGMENTS = {"data/general", "data/settings"}  # what other options of the group include
 OPTIONS = sorted(
     name for path in CONFIGS.glob("*/*.yaml") if (name := f"{path.parent.name}/{path.stem}") not in FRAGMENTS
 )
 # What the run adds to a node before it calls its target.
 ADDED = {"trainer": {"callbacks": [], "loggers": [], "folder": ""}}
-USERS = ["data.train=a.jsonl", "data.validation=b.jsonl"]
+# What only the user knows.
+USERS = {
+    "data/manifest": ["data.train=a.jsonl", "data.validation=b.jsonl"],
+    "data/common_voice": ["data.root=cv"],
+    "data/librispeech": ["data.root=LibriSpeech"],
+    "data/folder": ["data.root=talks"],
+    "data/hub": ["data.path=owner/name"],
+    "data/fleurs": ["data.locale=ar_eg", "data.language=ar"],
+    "experiment/one_speaker": ["data.train=a.jsonl", "data.validation=b.jsonl"],
+}
 
 
 def compose_with(option: str) -> dict[str, Any]:
     group, name = option.split("/")
     words = [f"{'+' if group == 'experiment' else ''}{group}={name}".removeprefix("+")]
-    words += USERS if option in ("data/manifest", "experiment/one_speaker") else []
+    words += USERS.get(option, [])
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", [*words, "name=test"])
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
@@ -50,7 +64,7 @@ def test_there_are_options() -> None:
 def test_composes_and_binds(option: str) -> None:
     config = compose_with(option)
     targets = dict(find_targets(config))
-    assert {"context", "data.corpus", "finetune", "objective", "trainer"} <= targets.keys()
+    assert {"augment", "context", "data.corpus", "finetune", "objective", "trainer"} <= targets.keys()
     for path, node in targets.items():
         signature = inspect.signature(get_object(node["_target_"]))
         assert all(parameter.kind is not parameter.VAR_KEYWORD for parameter in signature.parameters.values()), path
@@ -97,10 +111,12 @@ def test_scalars_that_a_run_reads_by_name_are_known(option: str) -> None:
     """A key that nobody reads would be a setting without effect."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         group, name = option.split("/")
-        words = USERS if option in ("data/manifest", "experiment/one_speaker") else []
+        words = USERS.get(option, [])
         config = compose("train", [f"{group}={name}", *words, "name=test"])
     plain: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]  # interpolations as written
-    referred = {key for key in plain["data"] if f"${{data.{key}}}" in plain["data"]["corpus"].values()}
+    written = str(plain["data"])  # relative to where it stands, so that an option can be a part of a mixture
+    referred = {key for key in plain["data"] if f"${{data.{key}}}" in written or f"${{..{key}}}" in written}
+    referred |= {"parts"} if option == "data/mixture" else set()  # use/config.py builds them
     known = inspect.signature(SpeechDataModule).parameters.keys() - {"tokens", "context", "seed"}
     assert plain["data"].keys() <= known | referred
     assert plain["model"].keys() == {"name_or_path", "scratch"}
@@ -111,3 +127,24 @@ def test_an_unknown_argument_does_not_bind() -> None:
     target = get_object(config["finetune"]["_target_"])
     with pytest.raises(TypeError, match="unexpected keyword"):
         inspect.signature(target).bind(rank=3)
+
+
+def test_options_of_data_are_parts_of_a_mixture() -> None:
+    """Each with its own settings, and their targets on leaves still."""
+    parts = {"a": "manifest", "b": "fleurs", "c": "accent"}
+    words = [f"+data@data.parts.{name}={option}" for name, option in parts.items()]
+    words += ["data.parts.a.train=a.jsonl", "data.parts.a.validation=b.jsonl"]
+    words += ["data.parts.b.locale=ar_eg", "data.parts.b.language=ar", "+data.weights.c=0"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", ["data=mixture", *words, "name=test"])
+    corpus = build_corpus(config.data)
+    assert isinstance(corpus, MixtureCorpus)
+    manifest, fleurs, accent = (corpus.parts[name] for name in parts)
+    assert isinstance(manifest, ManifestCorpus) and manifest.files["train"] == Path("a.jsonl")
+    assert isinstance(fleurs, HubCorpus) and fleurs.files == {
+        split: f"ar_eg/{split}/*.parquet" for split in ("train", "validation", "test")
+    }
+    assert isinstance(accent, SyntheticCorpus)
+    assert corpus.weights == {"a": 1.0, "b": 1.0, "c": 0.0}
+    for path, node in find_targets(OmegaConf.to_container(config.data, resolve=True)):
+        assert not [inner for key, value in node.items() for inner, _ in find_targets(value, key)], path

@@ -98,7 +98,8 @@ def load_row(row: Mapping[str, Any]):
         AudioError: it cannot be decoded.
     """
     audio = row["audio"]
-    return load_waveform(audio["bytes"] or audio["path"], row["start_s"], row["end_s"])
+    source = audio["path"] if audio["bytes"] is None else audio["bytes"]  # no bytes at all are a file, and a broken one
+    return load_waveform(source, row["start_s"], row["end_s"])
 
 
 def _listen_at(dataset: Dataset, index: int) -> tuple[str | None, float]:

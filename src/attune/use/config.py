@@ -45,6 +45,14 @@ def build(node: DictConfig | None, **more: Any) -> Any:
         raise InputError(f"{node.get('_target_')}: {error.__cause__ or error}") from None
 
 
+def build_corpus(data: DictConfig) -> Any:
+    """The corpus of an option of data. The parts of a mixture, each another such option, are built one by one and
+    handed to it: no `_target_` stands inside another's arguments."""
+    if "parts" not in data:
+        return build(data.corpus)
+    return build(data.corpus, parts={str(name): build_corpus(part) for name, part in data.parts.items()})
+
+
 def plain(node: DictConfig) -> dict[str, Any]:
     """A config as plain Python values, interpolations resolved: for run.json, config.yaml and keyword arguments."""
     return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]

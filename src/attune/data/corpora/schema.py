@@ -31,8 +31,8 @@ FEATURES = Features(
         "place": Value("string"),  # where a person finds this row: "train.jsonl, line 17"
     }
 )
-# A column that only the training split of a mixture has: how often a pass holds the row, on average; 2.3 is twice, and a
-# third time in three passes of ten.
+# A column that only the training split of a mixture has: how often a pass holds the row, on average; 2.3 is twice, and
+# a third time in three passes of ten.
 WEIGHT = "weight"
 ROWS = "rows.arrow"
 ROWS_IN_MEMORY = 100  # of which each may hold the bytes of a recording
@@ -42,8 +42,8 @@ OPTIONAL = {"task": "transcribe", "speaker": None, "duration_s": None, "start_s"
 class Corpus(Protocol):
     """A named set of splits. The names are the panels of run.json.
 
-    `splits()` has the keys `train`, `validation`, `test` and any number of `retention/NAME`: what the model could do
-    before, and should still do after.
+    `splits()` has the keys `train`, `validation`, `test`, any number of `test/NAME`: the target under one condition,
+    and any number of `retention/NAME`: what the model could do before, and should still do after.
     """
 
     def splits(self) -> Mapping[str, Dataset]: ...
@@ -105,7 +105,7 @@ def _open(path: Path) -> Dataset:
 
 
 def language_code(language: str) -> str:
-    """Whisper's code for a code or an English name: "ja" for "Japanese". What is neither stays, for the audit to name."""
+    """Whisper's code for a code or an English name: "ja" for "Japanese". What is neither stays as it is."""
     return TO_LANGUAGE_CODE.get(language.lower(), language.lower())
 
 

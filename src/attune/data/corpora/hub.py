@@ -1,0 +1,182 @@
+"""Any dataset that Hugging Face's `datasets` opens without running code of its author: from the hub or from a disk.
+
+Streamed or not, a split is read once, row by row, into one Arrow file in the cache, as it is: nothing is decoded, and
+of a split of any size a hundred rows stand in memory. From there a run draws, sorts by length, audits and resumes as
+with every other corpus, so that the two give the same rows, the same batches and the same result. What `streaming`
+changes is what comes before: without it the whole dataset is downloaded and kept by `datasets`; with it no file of the
+source is kept, and reading stops after `limits`. A shuffle in a window over an endless stream, the other way to do it,
+would give batches that depend on the source's order, could not be resumed exactly, and would audit nothing beforehand.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from datasets import Audio, Dataset, DatasetBuilder, IterableDataset, load_dataset_builder, load_from_disk
+from datasets.exceptions import DatasetsError
+
+from attune.data.corpora.manifest import NUMBERS, OPTIONAL_COLUMNS, read_seconds
+from attune.data.corpora.schema import keep_dataset, language_code
+from attune.errors import InputError
+
+FORMAT = 1  # raise it when rows are written otherwise: it is part of the cache's key
+SAVED = "dataset_dict.json"  # what save_to_disk leaves
+Rows = Dataset | IterableDataset
+
+
+class HubCorpus:
+    """Splits of one dataset. Of its columns only those are read that `columns` names, and audio and text.
+
+    Args:
+        path: a name on the hub (owner/name), a folder of parquet, arrow or other data files, or one that
+            `DatasetDict.save_to_disk` wrote.
+        language: Whisper's code or name, unless `columns` has one for it.
+        name: of the dataset's configurations, where it has several.
+        revision: branch, tag or commit on the hub.
+        files: split -> patterns of data files, where their names do not tell.
+        train, validation, test: what the dataset calls them. Without streaming also parts: "train[:90%]".
+        columns: our name -> the dataset's: {"text": "transcription", "speaker": "speaker_id"}.
+        streaming: do not download the source; see above.
+        limits: split -> at most so many rows, the first.
+        cache_dir: where the rows are kept; default ATTUNE_CACHE or ~/.cache/attune.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        language: str | None = None,
+        name: str | None = None,
+        revision: str | None = None,
+        files: Mapping[str, str | Sequence[str]] | None = None,
+        train: str = "train",
+        validation: str = "validation",
+        test: str = "test",
+        columns: Mapping[str, str] | None = None,
+        streaming: bool = False,
+        limits: Mapping[str, int | None] | None = None,
+        cache_dir: str | None = None,
+    ):
+        self.path = path
+        self.language = language_code(language) if language else None
+        self.name, self.revision = name, revision
+        self.files = {split: patterns for split, patterns in (files or {}).items()} or None
+        self.names = {"train": train, "validation": validation, "test": test}
+        self.columns = {"audio": "audio", "text": "text", **(columns or {})}
+        self.streaming = streaming
+        self.limits = dict(limits or {})
+        self.cache_dir = Path(cache_dir or os.environ.get("ATTUNE_CACHE") or Path.home() / ".cache" / "attune")
+        unknown = set(self.columns) - {"audio", "text", *OPTIONAL_COLUMNS[:-1]}
+        if unknown:
+            raise InputError(
+                f"data.columns: there is no {', '.join(sorted(unknown))}; accepted: audio, text, "
+                f"{', '.join(OPTIONAL_COLUMNS[:-1])}."
+            )
+        if self.language is None and "language" not in self.columns:
+            raise InputError("data.language: give data.language=CODE, or the column that tells: data.columns.language.")
+
+    def splits(self) -> dict[str, Dataset]:
+        try:
+            open_split, identity = self._open()
+            return {split: self._keep(split, open_split, identity) for split in self.names}
+        except ImportError as error:
+            raise InputError(
+                f"data.path={self.path}: its audio is not in its data files, and to fetch it `datasets` wants {error}. "
+                "pip install torchcodec, or unpack the recordings and use data=folder."
+            ) from None
+
+    def _open(self) -> tuple[Callable[[str], Rows], list[Any]]:
+        """How a split is opened, and what tells this state of the source from any other."""
+        if Path(self.path, SAVED).is_file():
+            saved = load_from_disk(self.path)
+            files = sorted(Path(self.path).rglob("*.arrow"))
+            return saved.__getitem__, [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        try:
+            builder = load_dataset_builder(self.path, self.name, data_files=self.files, revision=self.revision)
+            if not self.streaming:
+                builder.download_and_prepare()
+        except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+            if isinstance(error.__cause__, ImportError):
+                raise error.__cause__ from None
+            raise InputError(
+                f"data.path={self.path}: {' '.join(str(error).split())} Accepted: owner/name of a dataset on the hub "
+                "that runs no code of its own (an older one often has revision=refs/convert/parquet), a folder "
+                f"of data files, or one written by save_to_disk. With it: data.name={self.name}, "
+                f"data.revision={self.revision}, data.files={self.files}."
+            ) from None
+        return builder.as_streaming_dataset if self.streaming else builder.as_dataset, identify(builder)
+
+    def _keep(self, split: str, open_split: Callable[[str], Rows], identity: Sequence[Any]) -> Dataset:
+        theirs, limit = self.names[split], self.limits.get(split)
+        parts = [FORMAT, split, theirs, limit, self.columns, self.language, self.path, *identity]
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        dataset = keep_dataset(lambda: self._read(split, open_split), self.cache_dir / "hub" / key)
+        if len(dataset) == 0:
+            raise InputError(f"data.{split}={theirs}: {self.path} holds no row there (data.limits={self.limits}).")
+        return dataset
+
+    def _read(self, split: str, open_split: Callable[[str], Rows]) -> Iterator[dict[str, Any]]:
+        theirs = self.names[split]
+        try:
+            source = open_split(theirs)
+        except (KeyError, ValueError) as error:
+            raise InputError(f"data.{split}={theirs}: {self.path} has no such split: {error}") from None
+        source = self._select(source)
+        for number, raw in enumerate(islice(source, self.limits.get(split))):
+            yield self._row(raw, f"{split}-{number:06d}", f"{self.path}, {theirs}, row {number}")
+
+    def _select(self, source: Rows) -> Rows:
+        """The columns that are read, the audio as it is: a path, or the bytes of a file."""
+        there = source.column_names or []
+        for ours, theirs in self.columns.items():
+            if theirs not in there:
+                raise InputError(
+                    f"data.path={self.path} has no column {theirs!r} for {ours}. It has: "
+                    f"{', '.join(there) or 'none that it names beforehand'}. Give data.columns.{ours}=NAME."
+                )
+        source = source.select_columns(list(dict.fromkeys(self.columns.values())))
+        try:
+            return source.cast_column(self.columns["audio"], Audio(decode=False))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"data.columns.audio={self.columns['audio']}: this column is no audio: {error}. It must hold audio "
+                "files, their bytes or their paths."
+            ) from None
+
+    def _row(self, raw: Mapping[str, Any], id: str, place: str) -> dict[str, Any]:
+        text = raw[self.columns["text"]]
+        row = {
+            "id": id,
+            "audio": self._audio(raw[self.columns["audio"]], place),
+            "text": "" if text is None else str(text),
+            "language": self.language,
+            "place": place,
+        }
+        for ours, theirs in self.columns.items():
+            if ours in OPTIONAL_COLUMNS and raw[theirs] not in (None, ""):
+                row[ours] = read_seconds(raw[theirs], ours, place) if ours in NUMBERS else str(raw[theirs])
+        if row["language"] is None:
+            raise InputError(f"{place} has no language in its column {self.columns['language']!r}. Give data.language.")
+        row["language"] = language_code(row["language"])
+        return row
+
+    def _audio(self, cell: Mapping[str, Any] | None, place: str) -> dict[str, Any]:
+        """Bytes where the dataset holds them, else a path; neither is an empty file, for the audit to name."""
+        contained, path = (cell["bytes"], cell["path"]) if cell else (None, None)
+        if contained is not None or path is None:
+            return {"path": None, "bytes": contained or b""}
+        if "://" in path:
+            raise InputError(f"{place}: its audio lies at {path}, beside the dataset. Give data.streaming=false.")
+        return {"path": path, "bytes": None}
+
+
+def identify(builder: DatasetBuilder) -> list[Any]:
+    """The configuration, and each data file with its commit on the hub or its time of change on a disk."""
+    files = {
+        str(split): [list(names), getattr(names, "origin_metadata", [])]
+        for split, names in (builder.config.data_files or {}).items()
+    }
+    return [builder.cache_dir, files]
