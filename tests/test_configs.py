@@ -12,7 +12,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from attune.data.corpora.hub import HubCorpus
-from attune.data.corpora.manifest import ManifestCorpus
+from attune.data.corpora.manifest import OPTIONAL_COLUMNS, ManifestCorpus
 from attune.data.corpora.mixture import MixtureCorpus
 from attune.data.corpora.synthetic import SyntheticCorpus
 from attune.data.module import SpeechDataModule
@@ -148,3 +148,13 @@ def test_options_of_data_are_parts_of_a_mixture() -> None:
     assert corpus.weights == {"a": 1.0, "b": 1.0, "c": 0.0}
     for path, node in find_targets(OmegaConf.to_container(config.data, resolve=True)):
         assert not [inner for key, value in node.items() for inner, _ in find_targets(value, key)], path
+
+
+@pytest.mark.parametrize("option", ["data/manifest", "data/folder", "data/hub"])
+def test_a_column_is_named_as_the_errors_say(option: str) -> None:
+    """Hydra adds no key to a mapping without a plus sign: every column stands there, to be filled."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        words = [option.replace("/", "="), *USERS[option], "data.columns.text=sentence", "data.language=en", "name=test"]
+        config = compose("train", words)
+    assert "sentence" in str(vars(build_corpus(config.data)))
+    assert set(config.data.columns) >= {"audio", "text", *OPTIONAL_COLUMNS[:-1]}

@@ -65,7 +65,8 @@ class HubCorpus:
         self.name, self.revision = name, revision
         self.files = {split: patterns for split, patterns in (files or {}).items()} or None
         self.names = {"train": train, "validation": validation, "test": test}
-        self.columns = {"audio": "audio", "text": "text", **(columns or {})}
+        named = {ours: theirs for ours, theirs in (columns or {}).items() if theirs}
+        self.columns = {"audio": "audio", "text": "text", **named}
         self.streaming = streaming
         self.limits = dict(limits or {})
         self.cache_dir = Path(cache_dir or os.environ.get("ATTUNE_CACHE") or Path.home() / ".cache" / "attune")

@@ -56,7 +56,7 @@ class ManifestCorpus:
         extra |= {f"retention_validation/{name}": path for name, path in (retention_validation or {}).items()}
         self.extra_files = {split: Path(path) for split, path in extra.items()}
         self.language = language
-        self.columns = dict(columns or {})
+        self.columns = {ours: theirs for ours, theirs in (columns or {}).items() if theirs}
 
     def splits(self) -> dict[str, Dataset]:
         return {split: self._read(split, path) for split, path in self.files.items()}
