@@ -154,7 +154,7 @@ def test_options_of_data_are_parts_of_a_mixture() -> None:
 def test_a_column_is_named_as_the_errors_say(option: str) -> None:
     """Hydra adds no key to a mapping without a plus sign: every column stands there, to be filled."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        words = [option.replace("/", "="), *USERS[option], "data.columns.text=sentence", "data.language=en", "name=test"]
-        config = compose("train", words)
+        words = [option.replace("/", "="), *USERS[option], "data.columns.text=sentence", "data.language=en"]
+        config = compose("train", [*words, "name=test"])
     assert "sentence" in str(vars(build_corpus(config.data)))
     assert set(config.data.columns) >= {"audio", "text", *OPTIONAL_COLUMNS[:-1]}
