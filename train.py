@@ -21,6 +21,7 @@ from attune.model.finetune.base import apply_finetuning, change_tokens, merge_ad
 from attune.model.finetune.ctc import find_writer  # noqa: E402
 from attune.model.save import save_whisper  # noqa: E402
 from attune.model.scratch import obtain_tokens, obtain_whisper  # noqa: E402
+from attune.report.augmentations import draw_augmentation  # noqa: E402
 from attune.report.finish import describe_run, finish_report, keep_record, print_result, start_record  # noqa: E402
 from attune.train.callbacks.checkpoints import Checkpoints  # noqa: E402
 from attune.train.callbacks.progress import ProgressLine  # noqa: E402
@@ -69,7 +70,7 @@ def train(config: DictConfig) -> None:
         replay=config.data.replay,
         extras=[split for weapon in (penalty, path) if weapon for split in weapon.needs],
     )
-    finetune = build(config.finetune)
+    finetune, augmentation = build(config.finetune), build(config.augment, seed=config.seed)
     data.tokens = tokens = change_tokens(finetune, tokens, data.transcripts)
     data.prepare()
     check_weapons(penalty, path, finetune, data, is_scratch=size is not None)
@@ -81,13 +82,15 @@ def train(config: DictConfig) -> None:
     whisper.tokens = tokens
     anchor(penalty, whisper, load_untouched)
     steps, rates = config.trainer.max_steps, plain(config.optimizer)
-    module = WhisperModule(whisper, finetune, build(config.objective), steps=steps, penalty=penalty, **rates)
+    beside = {"penalty": penalty, "augmentation": augmentation}
+    module = WhisperModule(whisper, finetune, build(config.objective), steps=steps, **beside, **rates)
 
     run.start()
     write_rejections(data.rejections, run.folder / "rejected.csv")
     tokens.tokenizer.save_pretrained(run.folder / "model")  # with it `attune export` can rebuild a run that stops early
     record = start_record(plain(config), parameters, data)
     describe_run(console, record, data, run.folder, module.learning_rate)
+    draw_augmentation(run.folder, augmentation, data)
     loggers = make_loggers(run.folder, config.name, plain(config), **plain(config.logger))
     speed = Throughput(run.opened_at or LAUNCHED_AT)
     callbacks = [speed, ProgressLine(console), *checkpoints.callbacks]

@@ -9,12 +9,13 @@ SOURCE = Path(__file__).parents[1] / "src" / "attune"
 # In reading order. A new file is placed here, or the test fails.
 HOUSE = """
 errors
-audio.waveform audio.log_mel audio.context audio.speech
+audio.waveform audio.log_mel audio.context audio.speech audio.acoustics audio.recordings audio.augment
+audio.spec_augment
 text.normalise text.sentences text.tokenizer text.tokens
 data.corpora.schema data.corpora.manifest data.corpora.division data.corpora.common_voice
 data.corpora.librispeech data.corpora.timed_text data.corpora.folder data.corpora.hub data.corpora.mixture
-data.corpora.synthetic data.corpora.pretraining
-data.audit data.sampling data.batch data.few_shot data.in_context data.module
+data.corpora.environments data.corpora.synthetic data.corpora.pretraining
+data.audit data.sampling data.batch data.subwords data.few_shot data.in_context data.module
 model.additions model.whisper model.scratch model.save
 model.finetune.quantize model.finetune.base model.finetune.targets
 model.finetune.none model.finetune.depth model.finetune.full model.finetune.layers model.finetune.lora
@@ -24,10 +25,11 @@ model.finetune.ctc model.finetune.top model.finetune.gradual model.finetune.adap
 model.flops model.decode
 score.metrics score.statistics score.panel
 train.schedule train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc
-train.objective.penalty train.objective.l2sp train.objective.ewc train.objective.distill train.module
+train.objective.penalty train.objective.l2sp train.objective.ewc train.objective.distill train.augmentation train.module
 train.callbacks.moving_average train.callbacks.checkpoints train.callbacks.progress train.callbacks.throughput
 train.loggers train.trainer train.scoring train.interpolation
-report.record report.figures report.run_page report.finish report.compare report.ablation_figures report.ablation
+report.record report.figures report.augmentations report.run_page report.finish report.compare
+report.ablation_figures report.ablation
 use.transcribe use.config use.screen use.sweep use.export use.cli
 """.split()  # noqa: SIM905  # a line a room reads better than a name a line
 KNOW_HYDRA = {"use.config", "use.cli", "use.sweep"}  # sweep: Hydra alone knows when the last run of several has ended

@@ -199,6 +199,15 @@ def test_types_that_write_otherwise_are_held_against_the_untouched_model(
     assert model.network.config.vocab_size == len(model.tokens.tokenizer)
 
 
+def test_an_augmented_run_shows_what_it_heard(manifest: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run_small(folder, *manifest_words(manifest), "data.max_rejected=0.2", "augment=standard", "augment.telephone=null")
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished" and record["config"]["augment"]["telephone"] is None
+    assert (folder / "figures" / "augmentation.png").stat().st_size > 0
+    assert "after each augmentation by itself" in (folder / "report.html").read_text()
+
+
 def test_a_run_is_never_written_over(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"folder=.* exists.*resume="):
         run_small(tmp_path, *manifest_words(manifest))

@@ -115,7 +115,7 @@ def test_a_bad_grammar_is_named(rules: dict[str, list[str]], message: str) -> No
 
 def test_a_grammar_too_small_for_the_count_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     small = SentenceGrammar({"sentence": ["{name} ran.", "{name} slept."], "name": ["Anna", "Tom"]})
-    monkeypatch.setattr("attune.text.sentences.load_everyday_grammar", lambda: small)
+    monkeypatch.setattr("attune.text.sentences.load_grammar", lambda _: small)
     with pytest.raises(InputError, match="ask for fewer"):
         draw_sentences(50, seed=1, split="train")
 

@@ -91,8 +91,8 @@ def collate(examples: Sequence[Example], padding_id: int) -> Batch:
         ids=[example.id for example in examples],
         waveform=waveform,
         lengths=torch.tensor([min(samples, example.waveform.shape[0]) - example.lead for example in examples]),
-        decoder_input_ids=_pad([example.decoder_input_ids for example in examples], padding_id),
-        labels=_pad([example.labels for example in examples], IGNORED),
+        decoder_input_ids=pad_tokens([example.decoder_input_ids for example in examples], padding_id),
+        labels=pad_tokens([example.labels for example in examples], IGNORED),
         prefixes=[list(example.prefix) for example in examples],
         references=[example.reference for example in examples],
         languages=[example.language for example in examples],
@@ -100,7 +100,8 @@ def collate(examples: Sequence[Example], padding_id: int) -> Batch:
     )
 
 
-def _pad(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "batch token"]:
+def pad_tokens(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "batch token"]:
+    """Rows of ids, each filled up with `value` to the longest."""
     padded = torch.full((len(rows), max(map(len, rows))), value, dtype=torch.long)
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = torch.tensor(row, dtype=torch.long)

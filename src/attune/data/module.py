@@ -129,8 +129,10 @@ class SpeechDataModule(L.LightningDataModule):
 
     @property
     def panels(self) -> list[str]:
-        """What is scored before and after: `test` and every `retention/NAME`."""
-        return ["test", *sorted(name for name in self.splits if name.startswith("retention/"))]
+        """What is scored before and after: `test`, every `test/NAME` (the target under one condition) and
+        `retention/NAME`."""
+        rooms = ("test/", "retention/")
+        return ["test", *(name for room in rooms for name in sorted(self.splits) if name.startswith(room))]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         train = self.splits["train"]

@@ -1,4 +1,4 @@
-"""Everyday English sentences drawn from a grammar, and the one rule that says to which split a sentence belongs."""
+"""Sentences drawn from the grammars that attune ships, and the one rule that says to which split a sentence belongs."""
 
 import hashlib
 import random
@@ -14,6 +14,7 @@ from attune.errors import InputError
 Split = Literal["train", "validation", "test"]
 
 START_SYMBOL = "sentence"
+EVERYDAY = "everyday"
 VALIDATION_PERCENT = 5
 TEST_PERCENT = 5
 # A list this short (digits, pronouns) may repeat a word within a sentence: "seven two seven".
@@ -100,10 +101,24 @@ class SentenceGrammar:
 
 
 @cache
+def load_grammar(name: str) -> SentenceGrammar:
+    """A grammar that attune ships.
+
+    Args:
+        name: everyday (American English, more than 2,000 words), clinical (dictation) or russian.
+
+    Raises:
+        InputError: there is no such grammar.
+    """
+    shipped = {path.name: path for path in files("attune").joinpath("assets").iterdir()}
+    if f"{name}.yaml" not in shipped:
+        names = sorted(each.removesuffix(".yaml") for each in shipped if each.endswith(".yaml"))
+        raise InputError(f"there is no grammar {name!r}; accepted (a panel's `grammar`): {', '.join(names)}.")
+    return SentenceGrammar(yaml.safe_load(shipped[f"{name}.yaml"].read_text(encoding="utf-8")))
+
+
 def load_everyday_grammar() -> SentenceGrammar:
-    """The grammar that attune ships: everyday American English, more than 2,000 words."""
-    text = files("attune").joinpath("assets/everyday.yaml").read_text(encoding="utf-8")
-    return SentenceGrammar(yaml.safe_load(text))
+    return load_grammar(EVERYDAY)
 
 
 def split_words(sentence: str) -> list[str]:
@@ -123,20 +138,22 @@ def sentence_split(sentence: str) -> Split:
     return "validation" if percent < TEST_PERCENT + VALIDATION_PERCENT else "train"
 
 
-def draw_sentences(count: int, seed: int, split: str) -> list[str]:
+def draw_sentences(count: int, seed: int, split: str, grammar: str = EVERYDAY) -> list[str]:
     """`count` distinct sentences of `split`; a longer draw with the same seed begins with the shorter one."""
     if split not in get_args(Split):
         raise InputError(f"split={split!r} is not a split; accepted: {', '.join(get_args(Split))}")
-    rng, grammar = random.Random(seed), load_everyday_grammar()
+    rng, source = random.Random(seed), load_grammar(grammar)
     sentences: dict[str, str] = {}
     for _ in range(count * TRIES_PER_SENTENCE):
         if len(sentences) == count:
             break
-        sentence = grammar.draw(rng)
+        sentence = source.draw(rng)
         if sentence_split(sentence) == split:
             sentences.setdefault(" ".join(split_words(sentence)), sentence)
     if len(sentences) < count:
-        raise InputError(f"the grammar gave {len(sentences)} distinct {split} sentences of {count}; ask for fewer")
+        raise InputError(
+            f"the grammar {grammar} gave {len(sentences)} distinct {split} sentences of {count}; ask for fewer"
+        )
     return list(sentences.values())
 
 

@@ -17,6 +17,7 @@ from attune.model.finetune.base import FineTuning, advance, after_step, paramete
 from attune.model.flops import count_forward, count_training
 from attune.model.whisper import Whisper
 from attune.score.metrics import CorpusErrorRate, Prediction
+from attune.train.augmentation import Augmentation
 from attune.train.objective.cross_entropy import CrossEntropy, LossTerms
 from attune.train.objective.penalty import Estimated, Penalty
 from attune.train.schedule import default_learning_rate, linear_decay
@@ -40,6 +41,7 @@ class WhisperModule(L.LightningModule):
         weight_decay: AdamW's, on matrices only.
         betas: AdamW's.
         penalty: what keeps the model near what it was, beside any objective; it has been anchored.
+        augmentation: what is changed in the batches of training steps, and of no others; None is nothing.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class WhisperModule(L.LightningModule):
         weight_decay: float = 0.01,
         betas: Sequence[float] = (0.9, 0.98),
         penalty: Penalty | None = None,
+        augmentation: Augmentation | None = None,
     ):
         super().__init__()
         self.whisper = whisper
         self.finetune = finetune
         self.objective = objective
         self.penalty = penalty
+        self.augmentation = augmentation or Augmentation()
         width: int = whisper.network.config.d_model
         self.learning_rate = learning_rate or rate_share * default_learning_rate(width, finetune.rate_factor)
         self.steps = steps
@@ -72,6 +76,7 @@ class WhisperModule(L.LightningModule):
         self.raw_word_errors = CorpusErrorRate(unit="word", normalised=False)
         self.predictions: list[Prediction] = []  # of the panel that was scored last
         self.window_tokens = 0  # supervised tokens since the last optimiser step, on this rank
+        self.window_parts = 0  # micro-batches since then
         self.utterances_seen = 0
         self.audio_seen_s = 0.0
         self.flops_done = 0.0
@@ -86,6 +91,12 @@ class WhisperModule(L.LightningModule):
         advance(self.finetune, self.whisper.network, self.trainer.global_step / self.steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        place = self.trainer.global_step, self.window_parts, self.global_rank
+        self.window_parts += 1
+        with self.augmentation.hear(self.whisper, batch, *place) as heard:
+            return self._train_on(heard)
+
+    def _train_on(self, batch: Batch) -> Float[Tensor, ""]:
         terms = self.objective.loss(self.whisper, batch)
         self.window_tokens += terms.tokens
         self.utterances_seen += len(batch)
@@ -121,7 +132,7 @@ class WhisperModule(L.LightningModule):
         for parameter in self.parameters():
             if parameter.grad is not None:
                 parameter.grad.div_(tokens)
-        self.window_tokens = 0
+        self.window_tokens = self.window_parts = 0
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Once for each accumulation window, before any checkpoint is written: the type's own work must be in it."""
