@@ -16,6 +16,7 @@ from attune.audio.waveform import SAMPLE_RATE_HZ
 
 TELEPHONE_HZ = (300.0, 3400.0)  # ITU-T G.712
 MU_LAW_LEVELS = 256  # ITU-T G.711: 8 bits a sample, at 8 kHz
+RUMBLE_HZ = 50.0
 EARLIEST_ECHO_S = 0.004  # a reflecting surface 0.7 m away
 NOTHING = 1e-12  # a mean square of -120 dB
 
@@ -34,15 +35,16 @@ def compute_power(waveform: Float[Tensor, "batch sample"], lengths: Int[Tensor, 
 def make_noise(
     colour: Float[Tensor, "batch"], samples: int, generator: torch.Generator
 ) -> Float[Tensor, "batch sample"]:
-    """Stationary Gaussian noise of mean square 1, whose power falls with frequency as f^-colour.
+    """Stationary Gaussian noise of mean square 1, whose power falls with frequency as f^-colour, from 50 Hz on.
 
     Args:
         colour: 0 is white (a hiss), 1 pink, 2 brown (a rumble).
     """
     white = torch.randn(len(colour), samples, generator=generator, device=colour.device)
     spectrum = torch.fft.rfft(white)
-    number = torch.arange(1, spectrum.shape[-1] + 1, device=colour.device)  # from 1: the mean would be infinite
-    noise = torch.fft.irfft(spectrum * number ** (-colour[:, None] / 2), n=samples)
+    # Below, brown noise would hold nearly all of its power where nobody hears it.
+    frequency = torch.fft.rfftfreq(samples, 1 / SAMPLE_RATE_HZ, device=colour.device).clamp(min=RUMBLE_HZ)
+    noise = torch.fft.irfft(spectrum * (RUMBLE_HZ / frequency) ** (colour[:, None] / 2), n=samples)
     return noise / noise.square().mean(dim=-1, keepdim=True).sqrt()
 
 
@@ -63,8 +65,8 @@ def simulate_rooms(
 ) -> Float[Tensor, "batch sample"]:
     """Impulse responses of statistical rooms (Polack 1988): the direct sound, then noise that dies away.
 
-    h[0] = 1 and h[t] = g n[t] 10^(-3 t / T60), n Gaussian: the tail is 60 dB down after T60. What smears speech is in it;
-    the geometry of a room, as an image-source model has it, is not.
+    h[0] = 1 and h[t] = g n[t] 10^(-3 t / T60), n Gaussian: the tail is 60 dB down after T60. What smears speech is in
+    it; the geometry of a room, as an image-source model has it, is not.
 
     Args:
         reverberation_s: T60, above 0; 0.2 is a furnished room, 1.0 a hall.

@@ -11,10 +11,13 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from attune.audio.acoustics import compute_power
+from attune.audio.context import AudioContext
 from attune.audio.speech import Voice, speak
 from attune.data.corpora.environments import ENVIRONMENTS, make_babble, place
 from attune.data.corpora.synthetic import Panel, SyntheticCorpus, plan_panel
+from attune.data.module import SpeechDataModule
 from attune.errors import InputError
+from attune.text.tokens import Tokens
 from attune.use.config import build
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -74,6 +77,13 @@ def test_one_ratio_of_the_test_differs_from_the_test_in_nothing_else() -> None:
 def test_a_place_that_there_is_not(wrong: dict) -> None:
     with pytest.raises(InputError, match=r"babble, stationary, reverberation, telephone.*noise_db"):
         Panel(4, ["en-us"], ["m1"], **wrong)
+
+
+def test_conditions_are_scored_behind_the_test(nano_tokens: Tokens) -> None:
+    data = SpeechDataModule(SyntheticCorpus({"train": NOISY}), nano_tokens, AudioContext())
+    names = ("validation", "retention/general", "test/snr_20", "train", "test", "test/snr_00", "replay")
+    data.splits = dict.fromkeys(names, None)  # type: ignore[assignment]  # the names alone are looked at
+    assert data.panels == ["test", "test/snr_00", "test/snr_20", "retention/general"]
 
 
 def folder_of(corpus: SyntheticCorpus, name: str) -> str:

@@ -20,7 +20,7 @@ TALKERS_AT_ONCE = 5
 def place(waveform: Float[Tensor, "sample"], environment: str, snr_db: float, seed: int) -> Float[Tensor, "sample"]:
     """What a microphone in a noisy place hears of a clean recording; the same seed gives the same samples.
 
-    The noise is `snr_db` below the speech over the whole utterance, pauses included; in every environment there is some:
+    The noise is `snr_db` below the speech over the whole utterance, pauses included, in every environment:
 
     - babble: five other voices, each talking of other things;
     - stationary: noise of any colour from white to brown;
