@@ -21,7 +21,7 @@ train.schedule train.objective.cross_entropy train.objective.joint_ctc train.mod
 train.callbacks.checkpoints train.callbacks.progress train.callbacks.throughput
 train.loggers train.trainer train.scoring
 report.record report.figures report.run_page report.finish
-use.transcribe use.config use.screen use.cli
+use.transcript use.listen use.transcribe use.config use.screen use.cli
 """.split()  # noqa: SIM905  # a line a room reads better than a name a line
 KNOW_HYDRA = {"use.config", "use.cli"}
 
