@@ -30,7 +30,7 @@ train.callbacks.moving_average train.callbacks.checkpoints train.callbacks.progr
 train.loggers train.trainer train.scoring train.interpolation
 report.record report.figures report.augmentations report.run_page report.finish report.compare
 report.ablation_figures report.ablation
-use.transcribe use.config use.screen use.sweep use.export use.cli
+use.transcript use.listen use.transcribe use.config use.screen use.sweep use.export use.cli
 """.split()  # noqa: SIM905  # a line a room reads better than a name a line
 KNOW_HYDRA = {"use.config", "use.cli", "use.sweep"}  # sweep: Hydra alone knows when the last run of several has ended
 

@@ -68,10 +68,16 @@ def manifest_words(path: Path, **changed: Path) -> list[str]:
     return ["data=manifest", *(f"data.{name}={changed.get(name, path)}" for name in ("train", "validation", "test"))]
 
 
-def test_a_run_leaves_everything_the_design_promises(manifest: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def finished(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has ended."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
     run_small(folder, *manifest_words(manifest), "data.max_rejected=0.2")
-    record = json.loads((folder / "run.json").read_text())
+    return folder
+
+
+def test_a_run_leaves_everything_the_design_promises(finished: Path) -> None:
+    folder, record = finished, json.loads((finished / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["train"]["steps"] == 4
     assert set(record["result"]) == set(record["baseline"]) == {"test", "test@full"}
@@ -206,6 +212,17 @@ def test_an_augmented_run_shows_what_it_heard(manifest: Path, tmp_path: Path) ->
     assert record["status"] == "finished" and record["config"]["augment"]["telephone"] is None
     assert (folder / "figures" / "augmentation.png").stat().st_size > 0
     assert "after each augmentation by itself" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_run(path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cell by cell, without Jupyter."""
+    monkeypatch.setenv("ATTUNE_RUN", str(finished))
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert cells and all(not cell["outputs"] for cell in cells)
+    names: dict[str, object] = {}
+    for cell in cells:
+        exec("".join(cell["source"]), names)
 
 
 def test_a_run_is_never_written_over(manifest: Path, tmp_path: Path) -> None:

@@ -148,4 +148,5 @@ def test_decoding_changes_nothing(nano_like: Whisper) -> None:
 
 
 def test_the_cap_follows_the_audio() -> None:
-    assert cap_tokens(torch.tensor([16_000, 0, 480_000])) == [56, 16, 1216]
+    assert cap_tokens(torch.tensor([16_000, 0, 480_000])) == [28, 16, 376]
+    assert cap_tokens(torch.tensor([16_000]), tokens_per_s=40) == [56]

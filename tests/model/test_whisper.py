@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from attune.audio.waveform import WINDOW_POSITIONS
 from attune.data.batch import Batch
 from attune.errors import InputError
 from attune.model.save import save_whisper
+from attune.model import whisper as under_test
 from attune.model.whisper import Whisper, encode, load_tokens, load_whisper
 from attune.text.tokens import IGNORED
 from attune.train.objective.cross_entropy import CrossEntropy
@@ -241,3 +243,33 @@ def test_weights_that_are_missing(nano_folder: Path, tmp_path: Path, nano_like: 
     assert tokens.special == nano_like.tokens.special
     with pytest.raises(InputError, match="no Whisper could be loaded"):
         load_whisper(str(tmp_path), tokens)
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine without a network; where its downloads would lie."""
+
+    class Unplugged:
+        def head(self, *args: object, **kwargs: object) -> None:
+            raise OSError("no route")
+
+    monkeypatch.setattr(under_test, "get_session", Unplugged)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    under_test._find_on_hub.cache_clear()
+    return tmp_path / "hub"
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(no_hub: Path) -> None:
+    with pytest.raises(InputError, match=r"someone/whisper: the hub at .* cannot be reached \(no route\)"):
+        load_tokens("someone/whisper")
+
+
+def test_without_a_network_an_earlier_download_is_used(no_hub: Path, nano_folder: Path, nano_like: Whisper) -> None:
+    repository = no_hub / "models--someone--whisper"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("a" * 40)
+    (repository / "snapshots").mkdir()
+    (repository / "snapshots" / ("a" * 40)).symlink_to(nano_folder, target_is_directory=True)
+    tokens = load_tokens("someone/whisper")
+    assert tokens.special == nano_like.tokens.special
+    load_whisper("someone/whisper", tokens)

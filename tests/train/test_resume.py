@@ -92,6 +92,8 @@ def test_a_run_that_died_ends_as_if_it_had_not(
         one, other = (state[name] for state in states)
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other, name
     rows = [MetricsFile(tmp_path / name).rows for name in ("whole", "cut")]
+    steps = [int(row["step"]) for row in rows[1]]
+    assert steps == sorted(set(steps)) and steps[-1] == STEPS - 1
     kept = [[{key: row[key] for key in ("step", "train/loss", "val/loss", "val/wer")} for row in each] for each in rows]
     assert kept[0] == kept[1]
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from attune.audio.context import Context
 from attune.audio.waveform import POSITIONS_PER_S
-from attune.data.audit import Rejection, check_texts, encode_row, load_row, reject_broken_audio
+from attune.data.audit import Rejection, check_texts, encode_row, find_pace, load_row, reject_broken_audio
 from attune.data.batch import Batch, Example, collate
 from attune.data.corpora.schema import FEATURES, WEIGHT, Corpus, OffersMore
 from attune.data.few_shot import FewShot
@@ -103,6 +103,7 @@ class SpeechDataModule(L.LightningDataModule):
                 raise InputError(f"The corpus has no utterance in {split!r}. Give data.{split}.")
         check_texts(splits, self.tokens)
         self.splits, self.rejections = reject_broken_audio(splits, self.max_rejected)
+        self.tokens.tokens_per_s = find_pace(self.splits["train"], self.tokens)
         if self.examples:
             train = self.splits["train"]
             self.in_context = InContext(train, self.tokens, self.examples, self.examples_per, self.seed)

@@ -11,17 +11,18 @@ from attune.audio.waveform import SAMPLE_RATE_HZ
 from attune.model.additions import read_ctc
 from attune.model.finetune.ctc import count_positions, find_writer
 from attune.model.whisper import Whisper
+from attune.text.tokens import SPOKEN_PER_S
 
-# Nobody speaks faster; a decoder that loops would otherwise run to 448. English needs 12; a script that the vocabulary
-# spells in bytes needs two or three tokens a letter: Russian in nano's 30, Burmese in OpenAI's no fewer.
-TOKENS_PER_S = 40
 TOKENS_AT_LEAST = 16
 DROP_BELOW = 0.75  # finished rows leave the batch once this share is left: each cut copies the cache
 
 
-def cap_tokens(lengths: Int[Tensor, "batch"]) -> list[int]:
-    """How many new tokens an utterance can need: 40 a second of audio, plus 16. `lengths` are in samples."""
-    return [TOKENS_AT_LEAST + int(TOKENS_PER_S * length / SAMPLE_RATE_HZ) for length in lengths.tolist()]
+def cap_tokens(lengths: Int[Tensor, "batch"], tokens_per_s: float = SPOKEN_PER_S) -> list[int]:
+    """How many new tokens an utterance can need: so many a second of audio, plus 16. `lengths` are in samples.
+
+    Nobody speaks faster, and a decoder that loops would otherwise run to 448.
+    """
+    return [TOKENS_AT_LEAST + int(tokens_per_s * length / SAMPLE_RATE_HZ) for length in lengths.tolist()]
 
 
 def decode(
@@ -42,7 +43,7 @@ def decode(
     head = find_writer(whisper.network)
     if head is not None:
         return read_ctc(head, states, count_positions(lengths, states.shape[1]).tolist())
-    return decode_greedily(whisper, states, prefixes, cap_tokens(lengths))
+    return decode_greedily(whisper, states, prefixes, cap_tokens(lengths, whisper.tokens.tokens_per_s))
 
 
 @torch.no_grad()

@@ -2,9 +2,11 @@
 
 import json
 import logging
+from functools import cache
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants, get_session, snapshot_download
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
@@ -18,6 +20,7 @@ from attune.text.tokens import Tokens
 FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer.json or vocab.json")
 NANO = "nano"  # the embedded model; any other name is a folder or a name on the hub
 NANO_FOLDER = Path(__file__).parents[1] / "assets" / "nano"
+HUB_PATIENCE_S = 5  # the hub's library would try six times for every file, a minute and more
 
 
 class Whisper(nn.Module):
@@ -146,7 +149,11 @@ def complete_generation_config(config: GenerationConfig | None, tokens: Tokens) 
 
 
 def locate(name_or_path: str) -> str:
-    """A model's name -> what transformers can load: nano's folder, a folder, or a name on the hub."""
+    """A model's name -> what transformers can load: nano's folder, a folder, or a name on the hub.
+
+    Raises:
+        InputError: there is no such folder, it holds no Whisper, or the hub cannot be reached.
+    """
     if name_or_path == NANO:
         return str(NANO_FOLDER)
     path = Path(name_or_path)
@@ -157,7 +164,26 @@ def locate(name_or_path: str) -> str:
         raise InputError(
             f"model.name_or_path: there is no folder {name_or_path}. A model folder holds {', '.join(FILES)}."
         )
+    else:
+        return _find_on_hub(name_or_path)
     return name_or_path
+
+
+@cache
+def _find_on_hub(name: str) -> str:
+    """The name where the hub answers; the folder of an earlier download where it does not."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_PATIENCE_S)
+        return name
+    except Exception as error:  # of whichever client the hub's library uses; offline mode is one of them
+        try:
+            return snapshot_download(name, local_files_only=True)
+        except (OSError, ValueError):
+            raise InputError(
+                f"model.name_or_path={name}: the hub at {constants.ENDPOINT} cannot be reached ({error}), and no "
+                f"earlier download of {name} lies in {constants.HF_HUB_CACHE}. Give a folder that holds "
+                f"{', '.join(FILES)}, or 'nano', which needs no network."
+            ) from None
 
 
 def _check_folder(folder: Path) -> None:

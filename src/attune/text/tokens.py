@@ -24,6 +24,8 @@ MAX_TOKENS = 448  # positions of Whisper's decoder, prompt and special tokens in
 MAX_PROMPT_TOKENS = MAX_TOKENS // 2 - 1  # openai-whisper keeps as many
 SECONDS_PER_TIMESTAMP = 0.02
 IGNORED = -100  # torch's cross_entropy skips this label
+SPOKEN_PER_S, SPELT_PER_S = 12, 40  # tokens that a second of fast speech needs: in words, or letter by letter in bytes
+SMALL_VOCABULARY = 10_000  # text tokens; OpenAI's have 50,000
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Tokens:
         between = range(self.start + 1, min(self.tasks.values()))
         self.languages = {str(tokenizer.convert_ids_to_tokens(i)).strip("<|>"): i for i in between}
         self.special = set(range(min(self.end_of_text, self.start), self.last_timestamp + 1))
+        # Of fast speech: what a decoder is allowed to write. A corpus of which one knows better sets it.
+        self.tokens_per_s: float = SPELT_PER_S if self.end_of_text < SMALL_VOCABULARY else SPOKEN_PER_S
         self.relatives: dict[str, str] = {}  # a language that a new token was made for -> the one that it started from
         # A saved model knows its learned prompt by these names; all others have none.
         names = map(SOFT_PROMPT.format, range(self.no_timestamps - self.no_speech - 1))

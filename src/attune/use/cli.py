@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from attune.errors import InputError
 
 if TYPE_CHECKING:
-    from attune.use.transcribe import Transcript
+    from attune.use.transcript import Transcript
 
 SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 MADE_OF_TIMES = {"srt", "vtt"}
@@ -228,7 +228,7 @@ def _place(file: Path, name: str, folder: Path | None) -> Path | None:
 
 def write_outputs(transcript: "Transcript", paths: dict[str, Path | None], named: bool, overwrite: bool) -> None:
     """Write every format of one transcript; on stdout `named` puts the file's name and a tab before the text."""
-    from attune.use.transcribe import FORMATS
+    from attune.use.transcript import FORMATS
 
     for name, path in paths.items():
         content = FORMATS[name](transcript)

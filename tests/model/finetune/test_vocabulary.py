@@ -146,14 +146,15 @@ def test_a_transcript_of_a_prompted_model_is_asked_with_its_prompt(
 ) -> None:
     import soundfile
 
+    from attune.use import listen as hearing
     from attune.use import transcribe as room
 
     save_changed(nano_like, Prompt(length=4), tmp_path / "model")
     soundfile.write(tmp_path / "a.wav", 0.1 * torch.randn(2 * SAMPLE_RATE_HZ).numpy(), SAMPLE_RATE_HZ)
     whisper = room.load_listening(str(tmp_path / "model"), "cpu")
     asked = []
-    decode = room.decode
-    monkeypatch.setattr(room, "decode", lambda *args: asked.extend(args[2]) or decode(*args))
+    decode = hearing.decode
+    monkeypatch.setattr(hearing, "decode", lambda *args: asked.extend(args[2]) or decode(*args))
     room.transcribe(whisper, str(tmp_path / "a.wav"))  # the language is detected
     assert asked[0][: 1 + 4 + 1] == [whisper.tokens.start_of_prompt, *whisper.tokens.soft_prompt, whisper.tokens.start]
     once = room.Thresholds(temperatures=(0.0,))  # random weights can leave nothing to draw from
