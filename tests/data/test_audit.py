@@ -9,7 +9,7 @@ import torch
 from whispers import make_sound
 
 from attune.audio.waveform import encode_wav
-from attune.data.audit import check_texts, reject_broken_audio, write_rejections
+from attune.data.audit import check_texts, find_pace, reject_broken_audio, write_rejections
 from attune.data.corpora.schema import FEATURES, build_dataset
 from attune.errors import InputError
 from attune.text.tokens import Tokens
@@ -81,6 +81,18 @@ def test_the_share_itself_is_still_allowed() -> None:
 def test_nothing_left_is_never_allowed() -> None:
     with pytest.raises(InputError, match="1 of 1"):
         reject_broken_audio({"test": build_dataset([make_row(0, b"broken")])}, 1.0)
+
+
+def test_the_pace_is_that_of_the_corpus(nano_tokens: Tokens) -> None:
+    def pace(text: str, duration_s: float) -> float:
+        rows = [make_row(1, text="No.", duration_s=2.0), make_row(2, text=text, duration_s=duration_s)]
+        return find_pace(build_dataset(rows), nano_tokens)
+
+    assert pace("No.", 2.0) == 12  # slow speech
+    letters = "Привет, как дела"
+    count = len(nano_tokens.text(letters, "en"))
+    assert pace(letters, 2.0) == pytest.approx(1.5 * count / 2) and count > len(letters)
+    assert pace(letters, 0.1) == 40  # a text that is too long for its audio
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,7 @@ from attune.text.tokens import IGNORED
 def work_of(whisper: Whisper, batch: Batch) -> Work:
     utterances, samples = batch.waveform.shape
     tokens = batch.decoder_input_ids.shape[1]
-    return count_forward(
-        whisper.network.config, utterances, samples // SAMPLES_PER_POSITION, tokens, batch.supervised
-    )
+    return count_forward(whisper.network.config, utterances, samples // SAMPLES_PER_POSITION, tokens, batch.supervised)
 
 
 def count_by_torch(whisper: Whisper, batch: Batch, backward: bool) -> int:
@@ -58,9 +56,7 @@ def test_full_fine_tuning_is_three_forward_passes(any_whisper: Whisper) -> None:
     assert count_training(whisper.network, work_of(whisper, batch)) == counted + into_log_mel
 
 
-@pytest.mark.parametrize(
-    ("make", "within"), [(lambda: Layers(["model.decoder.*"]), 0.05), (lambda: Lora(rank=1), 0.1)]
-)
+@pytest.mark.parametrize(("make", "within"), [(lambda: Layers(["model.decoder.*"]), 0.05), (lambda: Lora(rank=1), 0.1)])
 def test_parts_that_learn_are_counted_closely(nano_like: Whisper, make: Callable, within: float) -> None:
     whisper = awaken(nano_like, seed=1).train()
     make().apply(whisper.network)

@@ -15,8 +15,8 @@ from whispers import awaken, copy_of, make_batch, make_sound
 from attune.audio.waveform import WINDOW_POSITIONS
 from attune.data.batch import Batch
 from attune.errors import InputError
-from attune.model.save import save_whisper
 from attune.model import whisper as under_test
+from attune.model.save import save_whisper
 from attune.model.whisper import Whisper, encode, load_tokens, load_whisper
 from attune.text.tokens import IGNORED
 from attune.train.objective.cross_entropy import CrossEntropy

@@ -111,9 +111,7 @@ def test_an_averaged_run_resumes_exactly(
     resumed, _, _ = run(nano_like, fresh_data(), tmp_path / "cut", resume=True, ema=DECAY, keep="top2")
     for (name, weight), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(weight, other), name
-    states = [
-        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "cut")
-    ]
+    states = [torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "cut")]
     for part in ("state_dict", "current_model_state", "averaging_state"):
         assert states[0][part].keys() == states[1][part].keys()
         assert all(torch.equal(states[0][part][name], states[1][part][name]) for name in states[0][part])

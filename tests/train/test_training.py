@@ -60,9 +60,7 @@ def fresh_data(make_data: MakeData, nano_like: Whisper) -> Callable[[], SpeechDa
     return lambda: make_data(nano_like.tokens, AudioContext(full_share=0.05), batch_window_s=20, seed=5, workers=0)
 
 
-def test_a_seed_repeats_a_run(
-    nano_like: Whisper, fresh_data: Callable[[], SpeechDataModule], tmp_path: Path
-) -> None:
+def test_a_seed_repeats_a_run(nano_like: Whisper, fresh_data: Callable[[], SpeechDataModule], tmp_path: Path) -> None:
     one, other = (train(nano_like, fresh_data(), tmp_path / name) for name in ("one", "other"))
     for (name, weight), same in zip(one.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(weight, same), name

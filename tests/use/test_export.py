@@ -151,9 +151,7 @@ def test_the_command_says_what_it_wrote(
     assert "last.ckpt -> " in out and "Left out, because no transcript depends on it: ctc_head." in out
 
 
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
-) -> tuple[int, str, str]:
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["attune", "export", *words])
     with pytest.raises(SystemExit) as stop:
         main()

@@ -1,9 +1,9 @@
 """A tokenizer of Whisper's kind: made small from text, or an old one with more tokens or with other pieces.
 
 Ids keep Whisper's order whatever is added: text, <|endoftext|>, <|startoftranscript|>, languages, tasks,
-<|notimestamps|>, times. Other programs rely on it: transformers takes all that stands behind <|notimestamps|> for times,
-so that a word which `add_tokens` puts there is missing from the text of its pipeline. A new token goes where its kind
-stands, and what is behind it moves on; no rule about ids changes.
+<|notimestamps|>, times. Other programs rely on it: transformers takes all that stands behind <|notimestamps|> for
+times, so that a word which `add_tokens` puts there is missing from the text of its pipeline. A new token goes where its
+kind stands, and what is behind it moves on; no rule about ids changes.
 """
 
 import json

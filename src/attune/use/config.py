@@ -190,4 +190,3 @@ def _suggest(wanted: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = get_close_matches(wanted, known, n=3, cutoff=0.4)
     return f"Nearest: {', '.join(near)}." if near else f"There are: {', '.join(known)}."
-

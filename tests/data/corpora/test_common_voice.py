@@ -11,9 +11,21 @@ from attune.data.corpora.common_voice import CommonVoiceCorpus
 from attune.errors import InputError
 from attune.text.tokens import Tokens
 
-COLUMNS = (
-    "client_id path sentence_id sentence sentence_domain up_votes down_votes age gender accents variant locale segment"
-).split()
+COLUMNS = [
+    "client_id",
+    "path",
+    "sentence_id",
+    "sentence",
+    "sentence_domain",
+    "up_votes",
+    "down_votes",
+    "age",
+    "gender",
+    "accents",
+    "variant",
+    "locale",
+    "segment",
+]
 QUOTED = 'قال "نعم ثم مشى'  # a quote that is never closed
 PLAIN = "السلام عليكم\u200f، كيف الحال؟"  # right-to-left, with a mark of direction
 

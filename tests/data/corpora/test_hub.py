@@ -108,9 +108,9 @@ def test_patterns_and_other_names(streaming: bool, parquet: Path, tmp_path: Path
 def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
     plain = Features({**FEATURES, "audio": {"path": Value("string"), "bytes": Value("binary")}})
     names = ("train", "validation", "test")
-    DatasetDict(
-        {split: Dataset.from_list(make_rows(split, 2), features=plain) for split in names}
-    ).save_to_disk(str(tmp_path / "saved"))
+    DatasetDict({split: Dataset.from_list(make_rows(split, 2), features=plain) for split in names}).save_to_disk(
+        str(tmp_path / "saved")
+    )
     splits = open_hub(tmp_path / "saved", tmp_path / "cache").splits()
     assert [row["text"] for row in splits["test"]] == ["test 0 نعم", "test 1 نعم"]
     assert splits["test"][0]["audio"]["bytes"] == make_rows("test", 1)[0]["audio"]["bytes"]
@@ -138,9 +138,7 @@ def test_a_row_without_audio_or_text(parquet: Path, tmp_path: Path, nano_tokens:
     ],
 )
 @pytest.mark.parametrize("streaming", [False, True])
-def test_what_is_said(
-    settings: dict[str, Any], message: str, streaming: bool, parquet: Path, tmp_path: Path
-) -> None:
+def test_what_is_said(settings: dict[str, Any], message: str, streaming: bool, parquet: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         open_hub(parquet, tmp_path, streaming=streaming, **settings).splits()
 

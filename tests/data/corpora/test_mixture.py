@@ -104,4 +104,3 @@ def test_a_part_of_weight_0_is_watched(nano_tokens: Tokens) -> None:
 def test_what_is_said(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         MixtureCorpus(**{"parts": make_parts(), **settings})
-

@@ -1,8 +1,8 @@
 """A folder of recordings: text of the same name beside each, or one metadata.csv for all of them.
 
-    talk.wav  talk.txt or talk.lab                  one utterance
-    talk.wav  talk.TextGrid, talk.srt or talk.vtt   cut into utterances at its times
-    metadata.csv (.tsv, .jsonl)                     columns file_name (or audio) and text, and those of a manifest
+talk.wav  talk.txt or talk.lab                  one utterance
+talk.wav  talk.TextGrid, talk.srt or talk.vtt   cut into utterances at its times
+metadata.csv (.tsv, .jsonl)                     columns file_name (or audio) and text, and those of a manifest
 """
 
 import os

@@ -49,6 +49,4 @@ def spell_pieces(old: Tokenizer, learner: Tokenizer) -> dict[int, list[int]]:
     """Id of each piece that is new -> the ids of the old pieces that spell it; a piece may be half a letter's bytes."""
     known, _ = read_pieces(old)
     pieces, _ = read_pieces(learner)
-    return {
-        id: [token.id for token in old.model.tokenize(piece)] for piece, id in pieces.items() if piece not in known
-    }
+    return {id: [token.id for token in old.model.tokenize(piece)] for piece, id in pieces.items() if piece not in known}

@@ -141,9 +141,7 @@ def install_embedding(network: WhisperForConditionalGeneration, weight: Float[Te
     network.proj_out = projection
 
 
-def renumber(
-    network: WhisperForConditionalGeneration, change: NewVocabulary, origins: Sequence[int | None]
-) -> None:
+def renumber(network: WhisperForConditionalGeneration, change: NewVocabulary, origins: Sequence[int | None]) -> None:
     """Write the new ids into both configs; tokens that are suppressed stay so, where they are left."""
     tokens, config = change.new, network.config
     config.vocab_size = len(origins)
