@@ -76,7 +76,7 @@ def finished(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_leaves_everything_the_design_promises(finished: Path) -> None:
+def test_a_run_leaves_everything_the_design_promises(finished: Path, tmp_path: Path) -> None:
     folder, record = finished, json.loads((finished / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["train"]["steps"] == 4

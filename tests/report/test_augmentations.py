@@ -30,7 +30,7 @@ def test_every_augmentation_shows_something(everything: Augmentation) -> None:
 
 def test_the_figure_has_a_titled_panel_for_each(everything: Augmentation, tmp_path: Path) -> None:
     figure = plot_augmentations(make_sound(1.0, 1), everything)
-    titles = [axes.get_title() for axes in figure.axes if axes.get_visible() and axes.images]
+    titles = [axes.get_title("left") for axes in figure.axes if axes.get_visible() and axes.images]
     assert titles == ["as recorded", "speed", "room", "noise", "gain", "telephone", "spec augment"]
     (path,) = save_figures(tmp_path, {"augmentation": figure})
     assert imread(path).shape[1] > 900
@@ -38,4 +38,4 @@ def test_the_figure_has_a_titled_panel_for_each(everything: Augmentation, tmp_pa
 
 def test_one_augmentation_alone() -> None:
     figure = plot_augmentations(make_sound(1.0, 1), Augmentation(gain={"low_db": -6.0, "high_db": -6.0}))
-    assert [axes.get_title() for axes in figure.axes if axes.images] == ["as recorded", "gain"]
+    assert [axes.get_title("left") for axes in figure.axes if axes.images] == ["as recorded", "gain"]

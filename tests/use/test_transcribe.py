@@ -19,6 +19,7 @@ from attune.text.tokens import Segment, Tokens
 from attune.use import transcribe as under_test
 from attune.use.listen import Heard, Listener, Thresholds, find_quiet_sample, split_segments, walk
 from attune.use.transcribe import check_language, find_model, load_recording, transcribe
+from attune.use.transcript import Transcript
 
 ONCE = Thresholds(temperatures=(0.0,))
 TONES_S = [(0.5, 4.0), (5.0, 11.5), (12.0, 26.0), (27.0, 34.0), (36.0, 58.0), (59.9, 60.3), (61.0, 85.0), (88.0, 89.0)]

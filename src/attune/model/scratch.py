@@ -47,9 +47,11 @@ def obtain_tokens(name_or_path: str | None, scratch: Scratch | None) -> Tokens:
 
 
 def obtain_whisper(name_or_path: str | None, tokens: Tokens, scratch: Scratch | None) -> Whisper:
-    """A Whisper with loaded weights, or one with random ones."""
+    """A Whisper with loaded weights, or one with random ones: those of the run's seed, whenever it is asked for."""
     if scratch is not None:
-        return make_whisper(tokens, scratch)
+        with torch.random.fork_rng():
+            torch.manual_seed(torch.initial_seed())
+            return make_whisper(tokens, scratch)
     return load_whisper(_named(name_or_path), tokens)
 
 
