@@ -10,7 +10,7 @@ from huggingface_hub import constants, get_session, snapshot_download
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from attune.audio.log_mel import LogMel
 from attune.errors import InputError

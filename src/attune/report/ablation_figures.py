@@ -116,7 +116,7 @@ def _draw_line(axes: Axes, rest: str, points: Mapping[str, Sequence[Row]], rows:
     each = [row for runs in points.values() for row in runs]
     if len(each) > len(middles):
         rates = [100 * (row.wer_after or 0.0) for row in each]
-        axes.plot([row.train_utterances for row in each], rates, "_", color=colour, markersize=9)
+        axes.plot([row.train_utterances or 0.0 for row in each], rates, "_", color=colour, markersize=9)
 
 
 def _mark_untouched(axes: Axes, rows: Sequence[Row]) -> None:

@@ -75,7 +75,7 @@ def add_to_tokenizer(
         prompts: how many tokens of a learned prompt, in front of <|notimestamps|>.
     """
     vocab, merges = read_pieces(old.backend_tokenizer)
-    end = old.convert_tokens_to_ids(END)
+    end = _find_end(old)
     pieces = {piece: id for piece, id in vocab.items() if id < end}
     before = [token for id, token in sorted(old.added_tokens_decoder.items()) if id < end]
     new = {
@@ -89,6 +89,15 @@ def add_to_tokenizer(
 def exchange_pieces(old: WhisperTokenizer, learner: Tokenizer) -> WhisperTokenizer:
     """A tokenizer that spells with other pieces; languages, tasks and times stay. The old one is left alone."""
     return _rebuild(old, *read_pieces(learner), [], {})
+
+
+def _find_end(tokenizer: WhisperTokenizer) -> int:
+    return int(tokenizer.convert_tokens_to_ids(END))  # type: ignore[arg-type]  # of one token, one id
+
+
+def _listed(tokenizer: WhisperTokenizer) -> list[str]:
+    """The special tokens that a tokenizer names one by one, beside those that have a part of their own."""
+    return [str(token) for token in tokenizer.extra_special_tokens or []]  # type: ignore[union-attr]
 
 
 def _rebuild(
@@ -106,25 +115,23 @@ def _rebuild(
         terms: of `pieces`, those that are looked for in the text before it is cut into pieces.
         new: special token -> the new ones that go in front of it.
     """
-    end, behind = len(pieces), old.convert_tokens_to_ids(END)
+    end, behind = len(pieces), _find_end(old)
     special: list[AddedToken] = []
     for id, token in sorted(old.added_tokens_decoder.items()):
         if id > behind:
             special += [*_make(new.get(token.content, ()), special_token=True), token]
     added = {pieces[term.content]: term for term in terms}
     added |= {end + index: token for index, token in enumerate([*_make([END], special_token=True), *special])}
-    listed = {*old.extra_special_tokens, *(name for names in new.values() for name in names)}
+    listed = {*_listed(old), *(name for names in new.values() for name in names)}
     return WhisperTokenizer(
         vocab={**pieces, END: end},
         merges=list(merges),
         added_tokens_decoder=added,
         # Where the old tokenizer listed its special tokens, the new one does, in the order of their ids.
-        extra_special_tokens=[token.content for token in special if token.content in listed]
-        if old.extra_special_tokens
-        else [],
-        unk_token=old.unk_token,
-        bos_token=old.bos_token,
-        eos_token=old.eos_token,
+        extra_special_tokens=[token.content for token in special if token.content in listed] if _listed(old) else [],
+        unk_token=str(old.unk_token or END),
+        bos_token=str(old.bos_token or END),
+        eos_token=str(old.eos_token or END),
         pad_token=old.pad_token,
         add_prefix_space=old.add_prefix_space,
         language=old.language,

@@ -61,7 +61,7 @@ class CommonVoiceCorpus:
     ):
         self.root = Path(root)
         self.language = language
-        self.tables = {"train": train, "validation": validation, "test": test}
+        self.tables: dict[str, str] = {"train": train, "validation": validation, "test": test}
         if resplit:
             self.tables = dict.fromkeys(SPLITS, resplit)
         self.divided = bool(resplit)

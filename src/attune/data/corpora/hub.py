@@ -94,7 +94,9 @@ class HubCorpus:
         if Path(self.path, SAVED).is_file():
             saved = load_from_disk(self.path)
             files = sorted(Path(self.path).rglob("*.arrow"))
-            return saved.__getitem__, [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+            return lambda split: saved[split], [
+                (str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files
+            ]
         try:
             builder = load_dataset_builder(self.path, self.name, data_files=self.files, revision=self.revision)
             if not self.streaming:
@@ -108,7 +110,8 @@ class HubCorpus:
                 f"of data files, or one written by save_to_disk. With it: data.name={self.name}, "
                 f"data.revision={self.revision}, data.files={self.files}."
             ) from None
-        return builder.as_streaming_dataset if self.streaming else builder.as_dataset, identify(builder)
+        read = builder.as_streaming_dataset if self.streaming else builder.as_dataset
+        return lambda split: read(split), identify(builder)  # type: ignore[return-value]  # one split is one dataset
 
     def _keep(self, split: str, open_split: Callable[[str], Rows], identity: Sequence[Any]) -> Dataset:
         theirs, limit = self.names[split], self.limits.get(split)

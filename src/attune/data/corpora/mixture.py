@@ -53,7 +53,7 @@ class MixtureCorpus:
         read = self._read
         learnt = {name: splits for name, splits in read.items() if self.weights[name] > 0}
         train = {name: splits["train"] for name, splits in learnt.items()}
-        mixed = {"train": concatenate_datasets(self._weigh(train))}
+        mixed = {"train": concatenate_datasets(list(self._weigh(train)))}
         for split in ("validation", "test"):
             mixed[split] = concatenate_datasets([splits[split] for splits in learnt.values()])
         for name, splits in read.items():
