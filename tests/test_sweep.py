@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
+import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,10 @@ from test_train import ROOT, SMALL, manifest_words, write_rows
 from attune.audio.speech import Voice, speak
 from attune.audio.waveform import encode_wav
 from attune.errors import InputError
+from attune.report.record import RunRecord, write_record
+from attune.report.runs import read_plan, write_plan
 from attune.use.config import _to_file_name
-from attune.use.sweep import check_sweep, find_words
+from attune.use.sweep import check_sweep, find_unfinished, find_words, list_jobs
 
 CONFIGS = ROOT / "configs"
 ABLATIONS = sorted(path.stem for path in (CONFIGS / "ablation").glob("*.yaml"))
@@ -48,17 +53,45 @@ def test_a_folder_is_named_by_what_differs() -> None:
     [
         ({"resume": "runs/a", "folder": None}, "resume continues one run"),
         ({"resume": None, "folder": "runs/a"}, r"folder=runs/a is the folder of one run.*hydra.sweep.dir=runs/a"),
-        ({"resume": None, "folder": None}, r"hydra.sweep.dir=.* holds runs"),
     ],
 )
 def test_what_cannot_hold_for_several_runs(words: dict[str, str | None], message: str, tmp_path: Path) -> None:
-    (tmp_path / "00_a").mkdir()
-    (tmp_path / "00_a" / "run.json").write_text("{}")
     with pytest.raises(InputError, match=message):
         check_sweep(OmegaConf.create({**words, "hydra": {"sweep": {"dir": str(tmp_path)}}}))
 
 
-def list_jobs(name: str) -> list[list[str]]:
+def test_the_jobs_of_a_sweep_are_its_swept_words() -> None:
+    sweep = make_sweep({"seed": "1,2"}, "finetune=full,lora", "logger=csv", "data.shots=8")
+    assert list_jobs(sweep) == []  # another sweeper decides by itself
+    sweep.hydra.sweeper["_target_"] = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+    assert list_jobs(sweep) == [[f"seed={seed}", f"finetune={name}"] for seed in (1, 2) for name in ("full", "lora")]
+    assert list_jobs(make_sweep(None, "seed=1")) == []
+
+
+def make_plan(folder: Path, words: list[str], process: int = -1, finished: bool = False) -> Path:
+    write_plan(folder, {"words": words, "jobs": [["seed=1"], ["seed=2"]], "host": platform.node(), "process": process})
+    for seed in (1, 2) if finished else (1,):
+        write_record(RunRecord(name=f"seed={seed}", seed=seed, config={}, status="finished"), folder / f"0{seed}")
+    return folder
+
+
+def test_a_stopped_sweep_is_found_by_its_words(tmp_path: Path) -> None:
+    default, words = tmp_path / "2026_new", ["seed=1,2"]
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    assert find_unfinished(default, words) is None
+    first = make_plan(tmp_path / "2024_old", words, dead.pid)
+    assert find_unfinished(default, words) == first
+    make_plan(tmp_path / "2025_done", words, dead.pid, finished=True)
+    make_plan(tmp_path / "2025_other", [*words, "logger=csv"], dead.pid)
+    make_plan(tmp_path / "2025_at_work", words, os.getppid())
+    (tmp_path / "2025_broken").mkdir()
+    (tmp_path / "2025_broken" / "sweep.json").write_text("{")
+    assert find_unfinished(default, words) == first
+    assert read_plan(tmp_path / "2025_broken") == {}
+
+
+def compose_jobs(name: str) -> list[list[str]]:
     """The words of every run of a named ablation, as Hydra's own sweeper makes them."""
     text = OmegaConf.load(CONFIGS / "ablation" / f"{name}.yaml")
     words = [f"{key}={value}" for key, value in text.hydra.sweeper.params.items()]
@@ -69,7 +102,7 @@ def list_jobs(name: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_run_of_a_named_ablation_composes(name: str) -> None:
-    jobs = list_jobs(name)
+    jobs = compose_jobs(name)
     assert len(jobs) > 1 and len(set(map(tuple, jobs))) == len(jobs)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for job in (job for job in jobs if "seed=1" in job):
@@ -81,7 +114,7 @@ def test_every_run_of_a_named_ablation_composes(name: str) -> None:
 
 
 def test_every_type_is_among_the_types() -> None:
-    words = {word for job in list_jobs("types") for word in job}
+    words = {word for job in compose_jobs("types") for word in job}
     swept = {word.removeprefix("finetune=") for word in words if word.startswith("finetune=")}
     assert swept == {path.stem for path in (CONFIGS / "finetune").glob("*.yaml")} - NOT_AMONG_TYPES
 
@@ -130,6 +163,8 @@ def test_a_sweep_in_which_some_runs_fail(manifest: Path, tmp_path: Path) -> None
     assert float(full["wer_after"]) == pytest.approx(sum(scores) / 2)
     assert full["setting"] == "finetune=full data.shots=4"
     assert (folder / "figures" / "ablation.png").is_file() and (folder / "figures" / "shots.png").is_file()
+    assert "report.html" in (folder / "ablation.html").read_text()
+    assert "it shows differences in WER from about" in result.stdout
     seconds = [record["train"]["first_step_after_s"] for record in records if record["train"].get("steps")]
     assert len(seconds) == 2 and seconds[1] < seconds[0]  # the second did not wait for the program to start
     again = subprocess.run(
@@ -144,3 +179,44 @@ def test_a_mistyped_option_ends_a_sweep_before_its_first_run(tmp_path: Path) -> 
     assert result.returncode == 2
     assert "There is no finetune=lorra" in result.stderr
     assert not list(tmp_path.glob("sweep/*/run.json"))
+
+
+def wait_for_a_finished_run(process: subprocess.Popen[str], folder: Path, count: int) -> None:
+    """Until so many runs below a folder have finished, and for at most five minutes."""
+    for _ in range(3000):
+        records = [path.read_text() for path in folder.glob("runs/*/*/run.json")]
+        if sum('"status": "finished"' in text for text in records) >= count:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    pytest.fail("no run has finished")
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_twice_goes_on_to_the_whole_table(manifest: Path, tmp_path: Path) -> None:
+    """And its numbers are those of single runs."""
+    command = [sys.executable, str(ROOT / "train.py"), *manifest_words(manifest), *SMALL]
+    swept = ["-m", "finetune=none,full,bias", "seed=1"]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for finished in (1, 2):
+        process = subprocess.Popen([*command, *swept], cwd=tmp_path, env=alone, stdout=subprocess.PIPE, text=True)
+        wait_for_a_finished_run(process, tmp_path, finished)
+        process.kill()
+        process.communicate()  # a zombie would still count as a process
+    last = subprocess.run([*command, *swept], cwd=tmp_path, env=alone, capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr
+    (folder,) = tmp_path.glob("runs/*_ablation")
+    assert "goes on in" in last.stdout and last.stdout.count("finished before, in") >= 2
+    with (folder / "ablation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["finished"] * 3
+    single = subprocess.run(
+        [*command, "finetune=full", "seed=1", "folder=single"],
+        cwd=tmp_path,
+        env=alone,
+        capture_output=True,
+        check=False,
+    )
+    assert single.returncode == 0
+    wer = json.loads((tmp_path / "single" / "run.json").read_text())["result"]["test"]["wer"]
+    assert {float(row["wer_after"]) for row in rows if row["setting"] == "finetune=full"} == {wer}

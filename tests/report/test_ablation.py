@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from attune.errors import InputError
-from attune.report.ablation import read_runs, report_ablation, to_csv, to_markdown
+from attune.report.ablation import report_ablation
 from attune.report.ablation_figures import plot_settings, plot_shots
 from attune.report.compare import ONE_SETTING, Row, describe_settings, make_rows
 from attune.report.record import RunRecord, write_record
+from attune.report.runs import read_runs
+from attune.report.tables import HEADINGS, to_csv, to_latex, to_markdown
 
 DETAILS = {
     "full": {"_target_": "attune.model.finetune.full.Full"},
@@ -135,10 +138,16 @@ def test_a_sweep_folder_becomes_a_table(sweep: Path) -> None:
     ]
     assert [row["wer_after"] for row in rows] == ["0.22", "0.2", "0.24", "0.3", ""]
     text = (sweep / "ablation.md").read_text()
-    assert "| finetune=full | mean of 2 | 4,000,000 | 40.0 | 22.0 [17.0–29.0] ±2.8 | 15.0 | 26.0 |" in text
+    unpaired = "n/a | " * 6  # these runs have no predictions, and no CER or counts either
+    assert f"| finetune=full | mean of 2 | 4,000,000 | 40.0 | 22.0 [17.0–29.0] ±2.8 | {unpaired}15.0 | 26.0 |" in text
+    assert "| finetune=full | 1 |" not in text  # a row a setting; each seed is in the CSV and on the page
+    assert "| finetune=lora | 1 |" in text
     assert "| finetune=lora | 2 | n/a | n/a | failed |" in text
     assert "![ablation](figures/ablation.png)" in text
     assert (sweep / "figures/ablation.png").stat().st_size > 0
+    assert (sweep / "figures/trade_offs.svg").read_text().lstrip().startswith("<?xml")
+    assert "No run has a table of predictions" in text and "No run has a table of predictions" in shown
+    assert (sweep / "ablation.html").is_file() and (sweep / "ablation.tex").is_file()
     assert not (sweep / "figures/shots.png").exists()
 
 
@@ -153,8 +162,20 @@ def test_the_same_runs_make_the_same_table_again(sweep: Path, tmp_path_factory: 
 def test_every_line_of_the_markdown_has_as_many_cells() -> None:
     rows = make(make_record(), make_record("lora", wer=None))
     lines = [line for line in to_markdown(rows, []).splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in lines} == {10}
+    assert {line.count("|") for line in lines} == {len(HEADINGS) + 1}
     assert "are not | enough" in to_markdown(rows, [])  # below the table, in one line
+
+
+def test_the_latex_is_escaped_and_every_line_has_as_many_cells() -> None:
+    rows = make(make_record(), make_record("lora", wer=None))
+    rows[0] = replace(rows[0], setting=r"a_b & 50 % \input{x} ^~#$", to_untouched=-0.02, to_untouched_p_holm=0.0004)
+    text = to_latex(rows)
+    assert r"a\_b \& 50 \% \textbackslash{}input\{x\} \textasciicircum{}\textasciitilde{}\#\$ &" in text
+    assert "$-$2.0 & $<$.001 &" in text
+    assert r"\toprule" in text and text.count(r"\\") == 3  # the headings and two rows
+    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.count("&") - line.count(r"\&") for line in lines} == {len(HEADINGS) - 1}
+    assert "% not finished: finetune=lora, seed 1: OutOfMemoryError: 80 GB are not | enough\n" in text
 
 
 def test_numbers_are_whole_in_the_csv() -> None:
@@ -182,7 +203,9 @@ def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
 
 def test_no_finished_run_is_a_table_without_figures(tmp_path: Path) -> None:
     write_record(make_record(wer=None), tmp_path)
-    assert report_ablation([tmp_path], tmp_path / "out", Console(file=io.StringIO())) == 1
+    console = Console(width=200, file=io.StringIO(), record=True)
+    assert report_ablation([tmp_path], tmp_path / "out", console) == 1
+    assert "No run has finished" in console.export_text()
     assert (tmp_path / "out/ablation.md").is_file()
     assert not list((tmp_path / "out/figures").glob("*"))
 

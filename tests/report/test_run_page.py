@@ -8,12 +8,20 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 from hostile import HOSTILE
 from jaxtyping import Float
 from torch import Tensor
 
 from attune.errors import InputError
-from attune.report.record import PredictionRow, RunRecord, predictions_path, read_predictions, write_record
+from attune.report.record import (
+    PredictionRow,
+    RunRecord,
+    predictions_path,
+    read_predictions,
+    write_predictions,
+    write_record,
+)
 from attune.report.run_page import (
     Difference,
     choose_utterances,
@@ -23,6 +31,7 @@ from attune.report.run_page import (
     summarise,
     write_run_page,
 )
+from attune.score.metrics import Prediction
 
 
 class Elements(HTMLParser):
@@ -36,7 +45,7 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -149,6 +158,54 @@ def test_every_part_is_there(page: str, record: RunRecord) -> None:
 def test_the_composed_config_is_preferred(run_folder: Path) -> None:
     (run_folder / "config.yaml").write_text("finetune:\n  rank: 32 # <chosen>\n")
     assert "rank: 32 # &lt;chosen&gt;" in write_run_page(run_folder, {}).read_text("utf-8")
+
+
+def test_the_page_says_where_the_errors_are(page: str, run_folder: Path) -> None:
+    assert "Where the errors are" in page and "What no listener would write" in page
+    assert "By speaker" in page and "By duration" in page
+    (run_folder / "metrics.csv").write_text("step,val/loss,val/wer\n10,1.5,0.2\n20,1.0,0.3\n")
+    told = write_run_page(run_folder, {}).read_text("utf-8")
+    assert "The loss fell while the word error rate rose" in told and "From step 10 to step 20" in told
+    assert "The loss fell while the word error rate rose" not in page
+    assert Elements(told).open == []
+
+
+def test_a_page_that_is_full_plays_no_more(
+    run_folder: Path, speech: Float[Tensor, "sample"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attune.report.run_page.AUDIO_CHARACTERS", 100)
+    rows = read_predictions(predictions_path(run_folder, "test"))
+    page = write_run_page(run_folder, {("test", row.id): speech for row in rows}).read_text("utf-8")
+    assert not Elements(page).named("audio")
+    assert page.count("no audio: this page is full") == sum(map(len, choose_utterances(rows).values()))
+
+
+@pytest.mark.slow
+def test_two_thousand_utterances_stay_below_15_megabytes(
+    run_folder: Path, record: RunRecord, speech: Float[Tensor, "sample"]
+) -> None:
+    panels = {"test": 2000} | {f"retention/{name}": 400 for name in "abcdefghijk"}
+    chosen = {}
+    for number, (panel, count) in enumerate(panels.items()):
+        record.baseline[panel] = record.result[panel] = record.result["test"]
+        said = [f"the lamp number {index} went out in panel {number}" for index in range(count)]
+        before, after = (
+            [
+                Prediction(f"u{index}", text, f"{text} {more}", f"s{index}", "en", 30.0)
+                for index, text in enumerate(said)
+            ]
+            for more in ("and then some more", "too")
+        )
+        write_predictions(run_folder, panel, before, after)
+        rows = read_predictions(predictions_path(run_folder, panel))
+        for row in (row for kind in choose_utterances(rows).values() for row in kind):
+            # No two alike, and each of half a minute.
+            noise = torch.rand(1, generator=torch.Generator().manual_seed(len(chosen))).item()
+            chosen[panel, row.id] = (0.5 + 0.5 * noise) * speech.repeat(30 * 16_000 // len(speech))
+    write_record(record, run_folder)
+    page = write_run_page(run_folder, chosen)
+    assert page.stat().st_size < 15_000_000
+    assert "no audio: this page is full" in page.read_text("utf-8")
 
 
 def test_a_run_that_was_only_started_has_a_page(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
+import time
+
 import numpy as np
 import pytest
 
-from attune.score.statistics import bootstrap_interval, choose_units, paired_difference
+from attune.score.statistics import bootstrap_interval, choose_units, paired_difference, standard_error
 
 
 def test_the_interval_of_a_coin_is_the_binomial_one() -> None:
@@ -48,12 +50,13 @@ def test_one_unit_shows_no_spread() -> None:
 
 def test_speakers_who_differ_widen_the_interval() -> None:
     # Ten speakers of 20 ten-word utterances; five read at .1 and five at .3. Over 10 speakers the rate has a standard
-    # error of .1 / sqrt(10) = .032, over 200 utterances one of .1 / sqrt(200) = .007: a factor of sqrt(20) = 4.47.
+    # error of .1 / sqrt(10) = .032, over 200 utterances one of .1 / sqrt(200) = .007: a factor of sqrt(20) = 4.47. Ten
+    # units reach 2.38 of them to either side (Student's t, times sqrt(10 / 9)), 200 reach 1.98.
     units = [f"speaker {index // 20}" for index in range(200)]
     errors, words = [1 if index < 100 else 3 for index in range(200)], [10] * 200
     by_speaker, by_utterance = bootstrap_interval(errors, words, units), bootstrap_interval(errors, words)
     width, narrow = by_speaker[1] - by_speaker[0], by_utterance[1] - by_utterance[0]
-    assert width / narrow == pytest.approx(20**0.5, rel=0.15)
+    assert width / narrow == pytest.approx(20**0.5 * 2.38 / 1.98, rel=0.3)  # ten speakers: steps of a tenth
     assert by_speaker[0] < 0.2 < by_speaker[1]
 
 
@@ -74,6 +77,47 @@ def test_units_are_speakers_from_ten_on_if_all_are_known() -> None:
     assert choose_units([*ten, None]) == (None, "utterance")
     assert choose_units([*ten, ""]) == (None, "utterance")
     assert choose_units([]) == (None, "utterance")
+    assert choose_units([None] * 10, ten) == (ten, "recording")
+    assert choose_units(ten[:2] * 5, [None] * 10) == (None, "utterance")
+
+
+def test_the_standard_error_of_a_ratio_by_hand() -> None:
+    # Rate 3 / 12; residuals 3 - 2.5 and 0 - .5; sqrt(2 / 1 * (.25 + .25)) / 12.
+    assert standard_error([3, 0], [10, 2]) == (pytest.approx(1 / 12), 2)
+    assert standard_error([1, 2, 0], [5, 5, 2], ["a", "a", "b"]) == standard_error([3, 0], [10, 2])
+    assert standard_error([-1, 1], [5, 5]) == (pytest.approx(0.2), 2)
+    assert np.isnan(standard_error([3], [10])[0])
+
+
+def test_the_standard_error_is_that_of_the_bootstrap() -> None:
+    rng = np.random.default_rng(5)
+    words = rng.integers(1, 20, size=400)
+    errors = rng.binomial(words, 0.2)
+    low, high = bootstrap_interval(errors, words)
+    error, units = standard_error(errors, words)
+    assert units == 400
+    assert error == pytest.approx((high - low) / 2 / 1.97, rel=0.05)
+
+
+def test_both_ways_of_drawing_are_one_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(6)
+    words = rng.integers(1, 20, size=300)
+    errors = rng.binomial(words, 0.2)
+    found = []
+    for cost in (0, 1_000_000):  # always how often, always which
+        monkeypatch.setattr("attune.score.statistics.COST_OF_A_ROW", cost)
+        found.append(bootstrap_interval(errors, words, draws=20_000))
+    assert found[0] == pytest.approx(found[1], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_ten_thousand_draws_of_ten_thousand_utterances_take_less_than_five_seconds() -> None:
+    rng = np.random.default_rng(7)
+    words = rng.integers(1, 60, size=10_000)
+    errors_a, errors_b = (rng.binomial(words, 0.2) for _ in range(2))
+    started = time.perf_counter()
+    paired_difference(3 * errors_a + rng.integers(0, 9, 10_000), errors_b, 3 * words)  # hardly two rows are alike
+    assert time.perf_counter() - started < 5
 
 
 def test_pairing_sees_a_small_difference_that_two_intervals_hide() -> None:

@@ -12,8 +12,11 @@ from attune.report.record import RunRecord
 NO_SETTING = {"name", "folder", "resume", "seed", "choices"}  # of a config: who a run is, not what it does
 ONE_SETTING = "(one setting)"
 MEASURED = (
-    "train_utterances", "trainable", "wer_before", "wer_after", "wer_low", "wer_high",
-    "retention_before", "retention_after", "seconds", "peak_memory_gb",
+    "train_utterances", "trainable", "wer_before", "wer_after", "wer_low", "wer_high", "cer_after",
+    "substitutions", "deletions", "insertions",
+    "retention_before", "retention_after", "seconds", "peak_memory_gb", "energy_kj",
+    "recall_before", "recall_after", "recall_low", "recall_high", "term_precision", "false_insertions",
+    "unbiased_wer_before", "unbiased_wer_after",
 )  # fmt: skip
 
 
@@ -21,16 +24,21 @@ MEASURED = (
 class Row:
     """One line of an ablation's table: a run, or the mean over the runs of one setting.
 
-    WER is a fraction, of the panel `test`; `seconds` are inside training steps; memory is 10^9 bytes; None is what was
-    not measured. The interval of a mean is the mean of its runs' 95 % intervals: the noise of this test set. The noise
-    of the seeds stands apart from it, in `wer_sd`.
+    WER is a fraction, of the panel `test`; `seconds` and energy are inside training steps; memory is 10^9 bytes; None
+    is what was not measured. The interval of a mean is the mean of its runs' 95 % intervals: the noise of this test
+    set. The noise of the seeds stands apart from it, in `wer_sd`.
 
     Args:
         setting: the words that differ from other runs, the seed aside: "finetune=lora data.shots=8".
         seed: of a run; "mean of 3".
         runs: how many finished runs are in it.
+        is_setting: it stands for its setting: the mean over several seeds, or the only run that finished.
         wer_sd: standard deviation of wer_after over the runs of a mean.
         retention_before, retention_after: WER, the mean over all retention panels.
+        to_untouched, to_first: WER less that of the untouched model, and of the first setting, on the same utterances,
+            with 95 % interval and p-values; report/differences.py fills them in.
+        recall_before, recall_after, term_precision, false_insertions, unbiased_wer_before, unbiased_wer_after: of a
+            vocabulary's terms (score/terms.py); None without one.
         error: why the run did not finish.
     """
 
@@ -49,6 +57,32 @@ class Row:
     retention_after: float | None = None
     seconds: float | None = None
     peak_memory_gb: float | None = None
+    energy_kj: float | None = None
+    cer_after: float | None = None
+    substitutions: float | None = None
+    deletions: float | None = None
+    insertions: float | None = None
+    to_untouched: float | None = None
+    to_untouched_low: float | None = None
+    to_untouched_high: float | None = None
+    to_untouched_p: float | None = None
+    to_untouched_p_holm: float | None = None
+    to_untouched_mapsswe_p: float | None = None
+    to_first: float | None = None
+    to_first_low: float | None = None
+    to_first_high: float | None = None
+    to_first_p: float | None = None
+    to_first_p_holm: float | None = None
+    to_first_mapsswe_p: float | None = None
+    recall_before: float | None = None
+    recall_after: float | None = None
+    recall_low: float | None = None
+    recall_high: float | None = None
+    term_precision: float | None = None
+    false_insertions: float | None = None
+    unbiased_wer_before: float | None = None
+    unbiased_wer_after: float | None = None
+    is_setting: bool = False
     folder: str = ""
     error: str | None = None
 
@@ -63,13 +97,15 @@ def make_rows(runs: Sequence[tuple[Path, RunRecord]]) -> list[Row]:
     rows: dict[str, list[Row]] = defaultdict(list)
     for (folder, record), setting in zip(runs, settings, strict=True):
         rows[setting].append(_measure(folder, record, setting))
-    return [row for group in rows.values() for row in [*_average(group), *group]]
+    return [row for group in rows.values() for row in _stand_for(group)]
 
 
 def _measure(folder: Path, record: RunRecord, setting: str) -> Row:
     before, after = record.baseline.get("test", {}), record.result.get("test", {})
     low, high = after.get("wer_ci95") or (None, None)
     panels = [name for name in record.result if name.startswith("retention/")]
+    terms, terms_before = after.get("terms") or {}, before.get("terms") or {}
+    recall_low, recall_high = terms.get("recall_ci95") or (None, None)
     return Row(
         setting=setting,
         seed=str(record.seed),
@@ -85,21 +121,46 @@ def _measure(folder: Path, record: RunRecord, setting: str) -> Row:
         retention_after=_mean([record.result[name].get("wer") for name in panels]),
         seconds=record.train.get("seconds"),
         peak_memory_gb=record.train.get("peak_memory_gb"),
+        energy_kj=record.train.get("energy_kj"),
+        cer_after=after.get("cer"),
+        substitutions=after.get("substitutions"),
+        deletions=after.get("deletions"),
+        insertions=after.get("insertions"),
+        recall_before=terms_before.get("recall"),
+        recall_after=terms.get("recall"),
+        recall_low=recall_low,
+        recall_high=recall_high,
+        term_precision=terms.get("precision"),
+        false_insertions=terms.get("false_insertions"),
+        unbiased_wer_before=terms_before.get("unbiased_wer"),
+        unbiased_wer_after=terms.get("unbiased_wer"),
         folder=str(folder),
         error=record.error,
     )
 
 
-def _average(group: Sequence[Row]) -> list[Row]:
-    """The mean over the finished runs of one setting, or nothing where there are fewer than two."""
+def _stand_for(group: Sequence[Row]) -> list[Row]:
+    """The rows of one setting, before them the mean over its finished runs where there are two or more."""
     finished = [row for row in group if row.runs]
     if len(finished) < 2:
-        return []
+        return [replace(row, is_setting=bool(row.runs)) for row in group]
+    return [_average(finished), *group]
+
+
+def _average(finished: Sequence[Row]) -> Row:
     means = {name: _mean([getattr(row, name) for row in finished]) for name in MEASURED}
     rates = [row.wer_after for row in finished if row.wer_after is not None]
     spread = stdev(rates) if len(rates) > 1 else None
-    seed = f"mean of {len(finished)}"
-    return [replace(finished[0], seed=seed, runs=len(finished), wer_sd=spread, folder="", error=None, **means)]
+    return replace(
+        finished[0],
+        seed=f"mean of {len(finished)}",
+        runs=len(finished),
+        wer_sd=spread,
+        is_setting=True,
+        folder="",
+        error=None,
+        **means,
+    )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -4,9 +4,9 @@ import csv
 import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from attune.audio.log_mel import LogMel
 from attune.audio.waveform import FRAMES_PER_S, SAMPLE_RATE_HZ
+from attune.report.divergence import find_divergence
 from attune.report.record import Panel, RunRecord, format_percent
 
 DPI = 150
@@ -54,6 +55,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "figure.constrained_layout.use": True,
+    "svg.hashsalt": "attune",  # the same figure has the same identifiers inside
 }
 
 Curve = tuple[np.ndarray, np.ndarray]  # optimiser steps, values
@@ -74,7 +76,8 @@ def read_curves(metrics: Path) -> dict[str, Curve]:
 
 @matplotlib.rc_context(_STYLE)
 def plot_learning_curves(metrics: Path, loss_unit: str = "nats per token") -> Figure | None:
-    """Loss above, validation WER below, against the optimiser's steps; None if the run logged neither.
+    """Loss above, validation WER below, against the optimiser's steps; None if the run logged neither. Shaded is where
+    the loss falls while the WER rises.
 
     Args:
         metrics: Lightning's metrics.csv, with the columns step, train/loss, val/loss, val/wer, val/wer/PANEL.
@@ -92,6 +95,10 @@ def plot_learning_curves(metrics: Path, loss_unit: str = "nats per token") -> Fi
         _draw_losses(axes[0], losses, loss_unit)
     if wer:
         _draw_wer(axes[-1], wer)
+    if found := find_divergence(curves):
+        for each in axes:
+            each.axvspan(found.first_step, found.last_step, color=RED, alpha=0.08, linewidth=0)
+        axes[-1].set_title("shaded: loss falls, WER rises", fontsize=9, color=_MUTED)
     axes[-1].set_xlabel("Optimiser step")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
@@ -177,15 +184,20 @@ def plot_log_mel(
     return figure
 
 
-def save_figures(folder: Path, figures: Mapping[str, Figure | None]) -> list[Path]:
-    """Write figures/NAME.png into a run folder, at 150 dpi; a figure that is None had nothing to show."""
+def save_figures(
+    folder: Path, figures: Mapping[str, Figure | None], kinds: Sequence[Literal["png", "svg"]] = ("png",)
+) -> list[Path]:
+    """Write figures/NAME.png, at 150 dpi, and NAME.svg into a run folder; a figure that is None had nothing to show."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, figure in figures.items():
-        if figure is not None:
-            paths.append(folder / "figures" / f"{name}.png")
+    for name, kind in product(figures, kinds):
+        if (figure := figures[name]) is not None:
+            paths.append(folder / "figures" / f"{name}.{kind}")
             with matplotlib.rc_context(_STYLE):
-                figure.savefig(paths[-1], dpi=DPI, facecolor="white")
+                # Without its date, an SVG of the same numbers is the same file.
+                figure.savefig(
+                    paths[-1], dpi=DPI, facecolor="white", metadata={"Date": None} if kind == "svg" else None
+                )
     return paths
 
 

@@ -34,6 +34,7 @@ class Prediction:
     speaker: str | None
     language: str | None
     duration_s: float
+    recording: str | None = None  # the file that it was cut from, where utterances share files
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,15 @@ def align(reference: str, hypothesis: str) -> list[tuple[Operation, str, str]]:
     Returns:
         (operation, reference word, hypothesis word) in spoken order; the side that has no word holds "".
     """
-    said, heard = reference.split(), hypothesis.split()
+    return _align(reference.split(), hypothesis.split())
+
+
+def align_characters(reference: str, hypothesis: str) -> list[tuple[Operation, str, str]]:
+    """The same of characters (Unicode code points), spaces among them."""
+    return _align(reference, hypothesis)
+
+
+def _align(said: Sequence[str], heard: Sequence[str]) -> list[tuple[Operation, str, str]]:
     pairs: list[tuple[Operation, str, str]] = []
     for code in Levenshtein.opcodes(said, heard):
         left, right = said[code.src_start : code.src_end], heard[code.dest_start : code.dest_end]

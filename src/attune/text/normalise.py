@@ -4,6 +4,7 @@ import unicodedata
 
 import regex
 
+NORMALISER = "attune 1"  # in every record; the number goes up when `normalise` gives other words for some text
 UNSPACED_LANGUAGES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})  # Whisper's codes; CER is their headline
 
 # Every way to type an apostrophe, unified before NFKC, which would make a space and a mark of the acute accent.

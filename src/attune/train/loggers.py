@@ -105,7 +105,11 @@ def _make_wandb(folder: Path, name: str, config: Mapping[str, Any], project: str
     chosen = os.environ.get("WANDB_MODE") or (("online" if has_wandb_key() else "offline") if mode == "auto" else mode)
     # finish_previous: in a sweep, a run that failed has not closed its own, and the next one would go on writing in it.
     settings = wandb.Settings(console="off", silent=True, init_timeout=20, reinit="finish_previous")
-    run = wandb.init(project=project, name=name, dir=folder, mode=chosen, settings=settings, config=dict(config))  # type: ignore[arg-type]
+    # The runs of a sweep, whose plan lies in the folder around them, are one group; options of groups are tags.
+    group = folder.parent.name if (folder.parent / "sweep.json").is_file() else None
+    tags = [f"{key}={option}" for key, option in (config.get("choices") or {}).items()]
+    about = {"group": group, "tags": tags, "config": dict(config)}
+    run = wandb.init(project=project, name=name, dir=folder, mode=chosen, settings=settings, **about)  # type: ignore[arg-type]
     return WandbLogger(experiment=run)
 
 

@@ -3,28 +3,38 @@
 It knows Hydra because it is Hydra's callback: only Hydra says when a sweep begins and when its last run has ended.
 
     runs/DATE_TIME_ablation/
+      sweep.json                 what was asked for: a run that never began is missed by name
       00_finetune=full,seed=1/   a run folder like any other
       ...
-      ablation.csv  ablation.md  figures/ablation.png
+      ablation.html  ablation.md  ablation.csv  ablation.tex  figures/
+
+A sweep that was stopped goes on by the same command: it finds its folder by its words, and leaves out every run that
+has finished there with the same config. Another folder's sweep goes on by hydra.sweep.dir=FOLDER.
 """
 
+import os
+import platform
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attune.errors import InputError
 from attune.report.ablation import report_ablation
 from attune.report.record import RunRecord, write_record
+from attune.report.runs import PLAN, count_finished, find_finished, note_name, read_plan, write_plan
 from attune.train.callbacks.throughput import reset_peak_memory
-from attune.use.config import describe_fault, is_sweep, open_run, plain, speak_plainly
+from attune.use.config import Run, describe_fault, is_sweep, open_run, plain, speak_plainly
 from attune.use.screen import make_console
 
 
@@ -32,12 +42,13 @@ class Ablation(Callback):
     """What happens before the first run of a sweep, and after the last. configs/train.yaml names it."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Tell every run which words are swept: it is named by them."""
+        """Find the sweep that this command began before, and tell every run which words are swept: they name it."""
         speak_plainly(lambda: check_sweep(config))
         fixed = [key for key, swept in find_words(config).items() if not swept]
         # Each run is composed anew from this list, by whichever launcher and in whichever process.
         quoted = ",".join(f"'{key}'" for key in fixed)
         config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{quoted}]")
+        speak_plainly(lambda: _plan(config))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Set all runs beside each other; the exit code is 1 where one of them failed."""
@@ -52,10 +63,27 @@ def _report(folder: Path) -> None:
 
 def find_words(config: DictConfig) -> dict[str, bool]:
     """Every key of the command line and of hydra.sweeper.params, and whether it takes several values."""
+    # The sweeper lets the last word about a key win: the command line over a named ablation.
+    return {word.key_or_group: word.is_sweep_override() for word in _parse(config)}
+
+
+def _parse(config: DictConfig) -> list[Override]:
     params = config.hydra.sweeper.get("params") or {}
     words = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
-    # The sweeper lets the last word about a key win: the command line over a named ablation.
-    return {word.key_or_group: word.is_sweep_override() for word in OverridesParser.create().parse_overrides(words)}
+    known = GlobalHydra.instance()
+    loader = known.config_loader() if known.is_initialized() else None  # glob(*) asks it for the options of a group
+    return OverridesParser.create(config_loader=loader).parse_overrides(words)
+
+
+def list_jobs(config: DictConfig) -> list[list[str]]:
+    """The swept words of each run, in the order in which Hydra's own sweeper takes them; [] for another sweeper."""
+    target = str(config.hydra.sweeper.get("_target_", ""))
+    if not target.endswith("BasicSweeper"):
+        return []
+    words = _parse(config)
+    swept = {word.get_key_element() for word in words if word.is_sweep_override()}
+    jobs = BasicSweeper.split_arguments(words, None)[0]
+    return [kept for job in jobs if (kept := [word for word in job if word.partition("=")[0] in swept])]
 
 
 def check_sweep(config: DictConfig) -> None:
@@ -71,34 +99,89 @@ def check_sweep(config: DictConfig) -> None:
             f"folder={config.folder} is the folder of one run, and -m asks for several. Say hydra.sweep.dir="
             f"{config.folder}: each gets a folder of its own in it."
         )
+
+
+def _plan(config: DictConfig) -> None:
+    """Choose the folder, say how much of it is done, and leave the plan in it."""
+    jobs = list_jobs(config)
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    words = [*params, *config.hydra.overrides.task]
+    if not any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra):
+        folder = find_unfinished(Path(config.hydra.sweep.dir), words)
+        if folder is not None:
+            config.hydra.sweep.dir = str(folder)
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
     folder = Path(config.hydra.sweep.dir)
-    if any(folder.glob("*/run.json")):
-        raise InputError(f"hydra.sweep.dir={folder} holds runs, and none is ever written over. Name a new folder.")
+    if not jobs:
+        return
+    write_plan(folder, {"words": words, "jobs": jobs, "host": platform.node(), "process": os.getpid()})
+    if done := count_finished(folder):
+        print(f"sweep: goes on in {folder}, where {done} of {len(jobs)} runs have finished", flush=True)
+    else:
+        print(f"sweep: {len(jobs)} runs, in {folder}", flush=True)
+
+
+def find_unfinished(default: Path, words: list[str]) -> Path | None:
+    """The latest folder beside the default one in which a sweep of these very words was stopped; None for none.
+
+    One whose process is still at work is left to it. One that has finished is done: the same command begins anew.
+    """
+    for path in sorted(default.parent.glob(f"*/{PLAN}"), reverse=True):
+        plan = read_plan(path.parent)
+        if plan.get("words") == words and not _is_at_work(plan) and count_finished(path.parent) < len(plan["jobs"]):
+            return path.parent
+    return None
+
+
+def _is_at_work(plan: dict[str, Any]) -> bool:
+    """Whether the process that wrote a plan lives; on another machine nobody can tell, and it is taken to be dead."""
+    process = plan.get("process")
+    if plan.get("host") != platform.node() or not isinstance(process, int) or process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)  # signal 0 asks and does nothing
+    except ProcessLookupError:
+        return False
+    except OSError:  # it lives, and is somebody else's
+        return True
+    return True
 
 
 def carry_out(train: Callable[[DictConfig], None], config: DictConfig) -> None:
-    """Train one run. What a user did wrong is one message; in a sweep, a run that fails does not stop the others."""
+    """Train one run. What a user did wrong is one message; in a sweep, a run that fails does not stop the others, and
+    one that has finished before is not run again."""
     if not is_sweep():
         speak_plainly(lambda: train(config))
         return
     reset_peak_memory()
+    run = open_run(config)  # a folder is chosen and not yet made
     try:
+        if (done := find_finished(run.folder.parent, plain(run.config))) is not None:
+            print(f"{run.config.name}: finished before, in {done}", flush=True)
+            note_name(done, run.config.name)
+            return
         train(config)
     except Exception as error:
-        _record_failure(config, error)
+        _record_failure(run, error)
 
 
-def _record_failure(config: DictConfig, error: Exception) -> None:
+def _read_settings(config: DictConfig) -> dict[str, Any]:
+    try:
+        return plain(config)
+    except OmegaConfBaseException:  # a word that must be given was not: that is the failure
+        return OmegaConf.to_container(config)  # type: ignore[return-value]
+
+
+def _record_failure(run: Run, error: Exception) -> None:
     """Name the fault, and leave a run.json where the run came to none, so that the table shows it too."""
     expected = isinstance(error, InputError | HydraException | OmegaConfBaseException)
     said = describe_fault(error) if expected else f"{type(error).__name__}: {error}"
     if not expected:
         traceback.print_exc()
-    run = open_run(config)
     print(f"attune: {run.config.name} failed, the sweep goes on: {said}", file=sys.stderr)
     if not (run.folder / "run.json").is_file():
         run.folder.mkdir(parents=True, exist_ok=True)
-        settings = plain(run.config)
+        settings = _read_settings(run.config)
         write_record(
             RunRecord(name=settings["name"], seed=settings["seed"], config=settings, status="failed", error=said),
             run.folder,

@@ -1,4 +1,4 @@
-"""How fast a run trains, what share of the device's arithmetic that is, and how much memory it needs."""
+"""How fast a run trains, what share of the device's arithmetic that is, and how much memory and energy it needs."""
 
 import gc
 import resource
@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from attune.train.energy import Energy
 from attune.train.module import WhisperModule
 
 # Dense products of bfloat16 (float16 where there is none) with float32 sums, in FLOP/s, from NVIDIA's data sheets.
@@ -19,7 +20,8 @@ MEASURED_SIDE, MEASURED_TIMES = 2048, 3  # of the square matrices that measure a
 
 
 class Throughput(Callback):
-    """Seconds inside training steps, without validation and checkpoints; peak memory; time until the first step ended.
+    """Seconds and energy inside training steps, without validation and checkpoints; peak memory; time until the first
+    step ended.
 
     Args:
         launched_at: `time.time()` when the program started.
@@ -28,14 +30,17 @@ class Throughput(Callback):
     def __init__(self, launched_at: float):
         self.launched_at = launched_at
         self.first_step_after_s: float | None = None
+        self.energy = Energy()
         self.seconds = 0.0
         self.step_started = 0.0
 
     def on_train_batch_start(self, *args: Any) -> None:  # type: ignore[override]  # only what is used is named
         self.step_started = time.perf_counter()
+        self.energy.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:  # type: ignore[override]  # only what is used is named
         self.seconds += time.perf_counter() - self.step_started
+        self.energy.stop()
         if self.first_step_after_s is None and trainer.global_step > 0:
             self.first_step_after_s = time.time() - self.launched_at
 
@@ -49,6 +54,7 @@ class Throughput(Callback):
             "utterances_per_second": module.utterances_seen / seconds if module.utterances_seen else None,
             "audio_seconds_per_second": module.audio_seen_s / seconds if module.utterances_seen else None,
             "peak_memory_gb": peak_memory_gb(),
+            "energy_kj": self.energy.kilojoules,
             "mfu": module.flops_done / seconds / find_peak(module) if module.flops_done else None,
             "first_step_after_s": self.first_step_after_s,
         }
