@@ -19,19 +19,33 @@ from attune.data.audit import write_rejections  # noqa: E402
 from attune.data.module import SpeechDataModule  # noqa: E402
 from attune.model.finetune.base import apply_finetuning, change_tokens, merge_additions  # noqa: E402
 from attune.model.finetune.ctc import find_writer  # noqa: E402
+from attune.model.finetune.new_tokens import give_terms  # noqa: E402
 from attune.model.save import save_whisper  # noqa: E402
 from attune.model.scratch import obtain_tokens, obtain_whisper  # noqa: E402
+from attune.model.skeleton import apply_to_skeleton, make_skeleton  # noqa: E402
 from attune.report.augmentations import draw_augmentation  # noqa: E402
-from attune.report.finish import describe_run, finish_report, keep_record, print_result, start_record  # noqa: E402
-from attune.train.callbacks.checkpoints import Checkpoints  # noqa: E402
+from attune.report.finish import (  # noqa: E402
+    describe_run,
+    describe_test_set,
+    finish_report,
+    keep_record,
+    print_result,
+    start_record,
+)
+from attune.train.aid import check_vocabulary  # noqa: E402
+from attune.train.callbacks.checkpoints import Checkpoints, find_monitored  # noqa: E402
+from attune.train.callbacks.encoder_cache import check_cache  # noqa: E402
 from attune.train.callbacks.progress import ProgressLine  # noqa: E402
 from attune.train.callbacks.throughput import Throughput  # noqa: E402
 from attune.train.interpolation import check_weapons, make_interpolation  # noqa: E402
 from attune.train.loggers import close_wandb, make_loggers  # noqa: E402
 from attune.train.module import WhisperModule  # noqa: E402
 from attune.train.objective.penalty import anchor  # noqa: E402
+from attune.train.objective.preparation import check_objective, prepare_objective  # noqa: E402
 from attune.train.scoring import check_examples, score, score_other  # noqa: E402
+from attune.train.tuning import make_aid  # noqa: E402
 from attune.use.config import build, build_corpus, open_run, plain, speak_plainly  # noqa: E402
+from attune.use.plan import foresee  # noqa: E402
 from attune.use.screen import make_console, settle_screen  # noqa: E402
 from attune.use.sweep import carry_out  # noqa: E402
 
@@ -48,7 +62,8 @@ def train(config: DictConfig) -> None:
     L.seed_everything(config.seed, workers=True, verbose=False)
 
     # What is held against forgetting; it may need further splits of the corpus.
-    checkpoints, penalty = Checkpoints(run.folder, config.keep, config.ema), build(config.penalty)
+    objective, penalty = build(config.objective), build(config.penalty)
+    checkpoints = Checkpoints(run.folder, config.keep, config.ema, find_monitored(objective))
     path = make_interpolation(config.interpolate, config.retention_limit)
 
     # The data first: whatever is wrong with it is said before a weight is loaded.
@@ -69,21 +84,31 @@ def train(config: DictConfig) -> None:
         in_context_per=config.data.in_context_per,
         replay=config.data.replay,
         extras=[split for weapon in (penalty, path) if weapon for split in weapon.needs],
+        vocabulary=build(config.vocabulary, seed=config.seed),
     )
     finetune, augmentation = build(config.finetune), build(config.augment, seed=config.seed)
+    give_terms(finetune, data.vocabulary.terms if data.vocabulary else [])
     data.tokens = tokens = change_tokens(finetune, tokens, data.transcripts)
     data.prepare()
     check_weapons(penalty, path, finetune, data, is_scratch=size is not None)
+    check_objective(objective, data, interpolates=path is not None)
+    cache = build(config.cache)
+    if cache:
+        skeleton = make_skeleton(config.model.name_or_path, own, size)
+        apply_to_skeleton(finetune, skeleton)
+        check_cache(cache, skeleton, data, penalty)
 
     load_untouched = partial(obtain_whisper, config.model.name_or_path, own, size)
     whisper = load_untouched()
     parameters = apply_finetuning(finetune, whisper.network)
     check_examples(data, whisper.network)
     whisper.tokens = tokens
+    bias = check_vocabulary(data, whisper, interpolates=path is not None)
     anchor(penalty, whisper, load_untouched)
+    parameters = prepare_objective(objective, whisper, parameters, config.seed, is_varied=bool(augmentation))
     steps, rates = config.trainer.max_steps, plain(config.optimizer)
     beside = {"penalty": penalty, "augmentation": augmentation}
-    module = WhisperModule(whisper, finetune, build(config.objective), steps=steps, **beside, **rates)
+    module = WhisperModule(whisper, finetune, objective, steps=steps, **beside, **rates)
 
     run.start()
     write_rejections(data.rejections, run.folder / "rejected.csv")
@@ -93,25 +118,30 @@ def train(config: DictConfig) -> None:
     draw_augmentation(run.folder, augmentation, data)
     loggers = make_loggers(run.folder, config.name, plain(config), **plain(config.logger))
     speed = Throughput(run.opened_at or LAUNCHED_AT)
-    callbacks = [speed, ProgressLine(console), *checkpoints.callbacks]
-    trainer = build(config.trainer, folder=str(run.folder), loggers=loggers, callbacks=callbacks)
+    callbacks = [speed, ProgressLine(console), *checkpoints.callbacks, *([cache] if cache else [])]
+    added = {"folder": str(run.folder), "loggers": loggers, "callbacks": callbacks, "monitored": checkpoints.monitored}
+    trainer = build(config.trainer, **added)
+    if finetune.rate_factor:
+        record.memory = foresee(console, module, data, trainer, config)
 
     with keep_record(record, run.folder):
         # New tokens and a new head write otherwise before they have learnt: then the model itself is loaded once more.
         is_changed = tokens is not own or find_writer(whisper.network) is not None
         untouched = score_other(trainer, module, load_untouched() if is_changed else whisper, data, data.panels)
+        describe_test_set(console, untouched.predictions["test"])
         if finetune.rate_factor:
             resume_from = checkpoints.resume_from if run.resumed else None
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
         checkpoints.load_kept(module)
+        aid, record.vocabulary = make_aid(trainer, module, data, bias)
         if path:
             tuned, record.interpolation = path.run(trainer, module, data, load_untouched().network, untouched)
         else:
-            tuned = score(trainer, module, data, data.panels, in_context=True)
+            tuned = score(trainer, module, data, data.panels, in_context=True, aid=aid)
 
         # Other programs pad to 30 s, so both models are judged there too: the untouched one is loaded once more for it.
         if data.context.name != "full":
-            tuned.add(score(trainer, module, data, ["test"], FullContext(), in_context=True))
+            tuned.add(score(trainer, module, data, ["test"], FullContext(), in_context=True, aid=aid))
             untouched.add(score_other(trainer, module, load_untouched(), data, ["test"], FullContext()))
 
         if not path:  # which had to merge first

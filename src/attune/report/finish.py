@@ -1,7 +1,7 @@
 """The beginning and the end of a run, as a person meets them: what will happen, what came of it, where it lies."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +31,12 @@ from attune.report.record import (
     write_predictions,
     write_record,
 )
-from attune.report.run_page import choose_utterances, describe_interpolation, summarise, write_run_page
+from attune.report.run_page import choose_shown, describe_interpolation, summarise, write_run_page
+from attune.report.terms import describe_list, describe_terms
+from attune.score.metrics import Prediction, count_word_errors
+from attune.score.significance import detectable_difference
+from attune.score.statistics import choose_units, standard_error
+from attune.text.normalise import NORMALISER, normalise
 from attune.train.scoring import Scores, sum_seconds
 
 Waveforms = dict[tuple[str, str], Float[Tensor, "sample"]]
@@ -47,6 +52,8 @@ def start_record(config: Mapping[str, Any], parameters: dict[str, int], data: Sp
         versions=collect_versions(),
         parameters=parameters,
         context=data.context.name,
+        normaliser=NORMALISER,
+        vocabulary=data.vocabulary.describe(data.tokens) if data.vocabulary else {},
         splits={name: measure_split(split) for name, split in data.splits.items()},
         in_context=data.in_context.count_examples([data.splits[p] for p in data.panels]) if data.in_context else {},
         rejected=dict(Counter(rejection.reason.split(":")[0] for rejection in data.rejections)),
@@ -84,6 +91,8 @@ def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, fo
     console.print(f"utterances: {counts}", highlight=False)
     if data.drawn:
         console.print(data.drawn, highlight=False)
+    if record.vocabulary:
+        console.print(describe_list(record.vocabulary), highlight=False)
     if record.in_context:
         console.print(_describe_examples(record.in_context), highlight=False)
     if data.rejections:
@@ -111,6 +120,26 @@ def _describe_examples(counts: Mapping[str, int]) -> str:
     return f"in context: {counts['examples']} training utterances before each that is scored, in the result{fitting}"
 
 
+def describe_test_set(console: Console, predictions: Sequence[Prediction]) -> None:
+    """How small a difference the test set can show, said before anything is trained: a larger one may be needed first.
+
+    A difference of two models is taken to be as noisy as the rate of the untouched one: so it is where the errors of
+    the two correlate by a half. The table of an ablation measures it.
+    """
+    counts = [(each, count_word_errors(normalise(each.reference), normalise(each.hypothesis))) for each in predictions]
+    spoken = [(each, count) for each, count in counts if count.words]
+    if len(spoken) < 2:
+        return
+    units, name = choose_units([each.speaker for each, _ in spoken], [each.recording for each, _ in spoken])
+    error, known = standard_error([count.total for _, count in spoken], [count.words for _, count in spoken], units)
+    words = sum(count.words for _, count in spoken)
+    console.print(
+        f"test set: {words:,} words of {known} {name}s; it shows differences in WER from about "
+        f"{100 * detectable_difference(error, known):.1f} points (four times of five, at the 5 % level)",
+        highlight=False,
+    )
+
+
 def finish_report(
     folder: Path, record: RunRecord, untouched: Scores, tuned: Scores, data: SpeechDataModule
 ) -> list[tuple[str, str, str, str, Tensor]]:
@@ -134,6 +163,8 @@ def print_result(console: Console, record: RunRecord, folder: Path) -> None:
     """One table, one sentence, and where to look."""
     console.print(result_table(record))
     console.print(summarise(record), highlight=False)
+    if told := describe_terms(record):
+        console.print(told, highlight=False)
     if record.interpolation:
         console.print(describe_interpolation(record), highlight=False)
     console.print(f"report: {folder / 'report.html'}   model: {folder / 'model'}", highlight=False, soft_wrap=True)
@@ -145,7 +176,7 @@ def _collect_waveforms(folder: Path, record: RunRecord, data: SpeechDataModule) 
     """The audio of exactly the utterances that the page shows."""
     waveforms: Waveforms = {}
     for panel in record.result:
-        chosen = choose_utterances(read_predictions(predictions_path(folder, panel)))
+        chosen = choose_shown(record, panel, read_predictions(predictions_path(folder, panel)))
         for row in (row for rows in chosen.values() for row in rows):
             waveforms[panel, row.id] = data.waveform(panel.split("@")[0], row.id)
     return waveforms

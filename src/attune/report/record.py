@@ -5,6 +5,7 @@ Whisper's whole 30 s window) or `retention/NAME` (something that should not be f
 """
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -31,6 +32,9 @@ PACKAGES = ("attune", "torch", "torchaudio", "transformers", "lightning", "peft"
 # What makes Excel or LibreOffice take a cell for a formula (OWASP, "CSV injection"), full-width forms included.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
+# Of a config: who a run is and where it tells of itself, not what it computes.
+NOT_COMPUTED = ("name", "folder", "resume", "choices", "logger")
+
 Panel = dict[str, Any]  # a PanelScore as a dict; a number that does not exist is None
 
 
@@ -51,13 +55,22 @@ class RunRecord:
     in_context: dict[str, int] = field(default_factory=dict)
     baseline: dict[str, Panel] = field(default_factory=dict)
     result: dict[str, Panel] = field(default_factory=dict)
-    # steps, seconds, utterances_per_second, audio_seconds_per_second, peak_memory_gb, mfu, first_step_after_s
+    # steps, seconds, utterances_per_second, audio_seconds_per_second, peak_memory_gb, energy_kj, mfu,
+    # first_step_after_s
     train: dict[str, float | None] = field(default_factory=dict)
     evaluate: dict[str, float | None] = field(default_factory=dict)  # seconds, utterances_per_second
     # Of a run with interpolate=[...]: chosen, rule, judged (panels), points [{alpha, wer {panel: fraction}}]
     interpolation: dict[str, Any] | None = None
+    # Of a run with a vocabulary: source, terms, spoken, prompt {kind, dropped}, bias, and where validation chose it
+    # tuning [{bias, f1, recall, unbiased_wer, wer}] and rule
+    vocabulary: dict[str, Any] = field(default_factory=dict)
+    normaliser: str | None = None  # of the words that WER counts; None in records from before it was written
+    # What the run was foreseen to need at its fullest moment: parameters, gradients, optimiser, activations, logits,
+    # process, total; and available
+    memory: dict[str, float] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)  # reason: utterances
-    status: Literal["running", "finished", "failed", "interrupted"] = "running"
+    # missing: planned in a sweep and never begun, or unreadable; no run.json says so
+    status: Literal["running", "finished", "failed", "interrupted", "missing"] = "running"
     error: str | None = None
 
 
@@ -75,6 +88,7 @@ class PredictionRow:
     words: int
     errors_before: int
     errors_after: int
+    recording: str | None = None
 
 
 def write_record(record: RunRecord, folder: Path) -> Path:
@@ -98,6 +112,13 @@ def read_record(folder: Path) -> RunRecord:
         raise InputError(f"{path} cannot be read: {error}. Accepted: the run.json that train.py wrote.") from None
     _check_schema(path, content)
     return RunRecord(**content)
+
+
+def hash_config(config: Mapping[str, Any]) -> str:
+    """The same for two configs that compute the same, seed included; whatever the runs are called."""
+    told = {key: value for key, value in config.items() if key not in NOT_COMPUTED}
+    text = json.dumps(_to_json(told), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", errors="backslashreplace")).hexdigest()[:16]
 
 
 def write_predictions(folder: Path, panel: str, before: list[Prediction], after: list[Prediction]) -> Path:
@@ -265,6 +286,7 @@ def _to_row(before: Prediction, after: Prediction) -> PredictionRow:
         words=later.words,
         errors_before=earlier.total,
         errors_after=later.total,
+        recording=after.recording,
     )
 
 
@@ -280,6 +302,7 @@ def _read_row(cells: dict[str, str]) -> PredictionRow:
         words=int(cells["words"]),
         errors_before=int(cells["errors_before"]),
         errors_after=int(cells["errors_after"]),
+        recording=_restore(cells.get("recording") or "") or None,  # tables from before it was written
     )
 
 

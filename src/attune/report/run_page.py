@@ -15,6 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from attune.audio.waveform import SAMPLE_RATE_HZ, encode_wav
+from attune.report.divergence import explain_divergence, find_divergence
+from attune.report.errors import analyse_errors
+from attune.report.figures import read_curves
 from attune.report.record import (
     PredictionRow,
     RunRecord,
@@ -27,10 +30,12 @@ from attune.report.record import (
     read_record,
     write_atomically,
 )
+from attune.report.terms import choose_missed, describe_terms, list_term_panels
 from attune.score.metrics import align
 from attune.text.normalise import normalise
 
 UTTERANCES_A_KIND = 8
+AUDIO_CHARACTERS = 9_000_000  # of players on one page: with figures and texts it stays below 15 MB
 NO_CHANGE = 0.0005  # rounds to 0.0 points of WER
 Waveforms = Mapping[tuple[str, str], Float[Tensor, "sample"]]  # (panel, utterance id): 16 kHz
 
@@ -46,7 +51,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Card:
-    """One utterance on the page. `player` is a data URI; audio that a card above plays is linked, by `heard_at`."""
+    """One utterance on the page. `player` is a data URI; audio that a card above plays is linked, by `heard_at`; what
+    has no room on the page any more is `left_out`."""
 
     row: PredictionRow
     anchor: str
@@ -54,18 +60,20 @@ class Card:
     after: list[Difference]
     player: str | None
     heard_at: str | None
+    left_out: bool = False
 
 
 def write_run_page(folder: Path, waveforms: Waveforms) -> Path:
     """Write report.html from what lies in a run folder: run.json, predictions/, figures/, config.yaml.
 
     Args:
-        waveforms: audio of the utterances that `choose_utterances` chose; one that is missing shows no player.
+        waveforms: audio of the utterances that `choose_shown` chose; one that is missing shows no player.
 
     Raises:
         InputError: the folder holds no readable run.json, or a predictions table is damaged.
     """
     record = read_record(folder)
+    panels = {panel: read_predictions(path) for panel, path in _find_predictions(folder, record)}
     template = Environment(
         loader=PackageLoader("attune", "assets"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     ).get_template("run_page.html.j2")
@@ -75,8 +83,14 @@ def write_run_page(folder: Path, waveforms: Waveforms) -> Path:
         scores=[_describe_panel(record, name) for name in _list_panels(record)],
         facts=_list_facts(record),
         interpolated=describe_interpolation(record),
-        figures=[(path.stem, _to_data_uri("image/png", path.read_bytes())) for path in _list_figures(folder)],
-        panels=list(_make_cards(folder, record, waveforms)),
+        figures=[(path.stem, to_data_uri("image/png", path.read_bytes())) for path in _list_figures(folder)],
+        errors=analyse_errors(panels) if panels.get("test") else None,
+        divergence=explain_divergence(
+            find_divergence(read_curves(folder / "metrics.csv")), str(record.config.get("keep", "best"))
+        ),
+        terms=list_term_panels(record),
+        terms_told=describe_terms(record),
+        panels=list(_make_cards(record, panels, waveforms)),
         config=_read_config(folder, record),
         percent=format_percent,
         interval=format_interval,
@@ -102,6 +116,11 @@ def choose_utterances(rows: Sequence[PredictionRow], limit: int = UTTERANCES_A_K
     }
 
 
+def choose_shown(record: RunRecord, panel: str, rows: Sequence[PredictionRow]) -> dict[str, list[PredictionRow]]:
+    """What `choose_utterances` takes, and in which most terms of the run's vocabulary were missed."""
+    return {**choose_utterances(rows), "missed": choose_missed(record, panel, rows)}
+
+
 def summarise(record: RunRecord) -> str:
     """One sentence: what fine-tuning gained on the target, and what it forgot. What may be chance is called so."""
     means = _name_means(record)
@@ -122,9 +141,11 @@ def _name_means(record: RunRecord) -> str:
     """What was done to the model between the two scores; "" for nothing."""
     shown = record.in_context.get("examples", 0)
     examples = "one example in context" if shown == 1 else f"{shown} examples in context"
+    has_list = bool(record.vocabulary.get("bias") or record.vocabulary.get("prompt"))
+    helps = " and ".join([examples] * bool(shown) + ["a list of terms"] * has_list)
     if record.parameters.get("trainable") == 0:
-        return f"Without training, {examples}" if shown else ""
-    return f"Fine-tuning with {examples}" if shown else "Fine-tuning"
+        return f"Without training, {helps}" if helps else ""
+    return f"Fine-tuning with {helps}" if helps else "Fine-tuning"
 
 
 def describe_interpolation(record: RunRecord) -> str:
@@ -202,6 +223,7 @@ def _list_facts(record: RunRecord) -> list[tuple[str, str]]:
         ("Training speed", "{:,.1f} utterances/s", record.train.get("utterances_per_second")),
         ("Audio per second", "{:,.0f} s", record.train.get("audio_seconds_per_second")),
         ("Peak memory", "{:,.2f} GB", record.train.get("peak_memory_gb")),
+        ("Energy", "{:,.1f} kJ", record.train.get("energy_kj")),
         ("Model FLOPs utilisation", "{:.1%}", record.train.get("mfu")),
         ("Scoring time", "{:,.0f} s", record.evaluate.get("seconds")),
         ("Scoring speed", "{:,.1f} utterances/s", record.evaluate.get("utterances_per_second")),
@@ -220,33 +242,35 @@ def _read_config(folder: Path, record: RunRecord) -> str:
     return json.dumps(record.config, indent=2, ensure_ascii=False)
 
 
+def _find_predictions(folder: Path, record: RunRecord) -> list[tuple[str, Path]]:
+    paths = [(panel, predictions_path(folder, panel)) for panel in _list_panels(record)]
+    return [(panel, path) for panel, path in paths if path.is_file()]
+
+
 def _make_cards(
-    folder: Path, record: RunRecord, waveforms: Waveforms
+    record: RunRecord, panels: Mapping[str, Sequence[PredictionRow]], waveforms: Waveforms
 ) -> Iterable[tuple[str, list[tuple[str, list[Card]]]]]:
     """(panel, [(kind, cards)]) for each panel that has predictions."""
     heard: dict[str, str] = {}  # audio: the anchor of the card that plays it
     numbers = count()
-    for panel in _list_panels(record):
-        path = predictions_path(folder, panel)
-        if path.is_file():
-            kinds = choose_utterances(read_predictions(path))
-            yield (
-                panel,
-                [
-                    (
-                        kind,
-                        [_make_card(f"u{next(numbers)}", row, waveforms.get((panel, row.id)), heard) for row in rows],
-                    )
-                    for kind, rows in kinds.items()
-                    if rows
-                ],
-            )
+    for panel, utterances in panels.items():
+        kinds = choose_shown(record, panel, utterances)
+        yield (
+            panel,
+            [
+                (kind, [_make_card(f"u{next(numbers)}", row, waveforms.get((panel, row.id)), heard) for row in rows])
+                for kind, rows in kinds.items()
+                if rows
+            ],
+        )
 
 
 def _make_card(
     anchor: str, row: PredictionRow, waveform: Float[Tensor, "sample"] | None, heard: dict[str, str]
 ) -> Card:
     player = None if waveform is None else encode_audio(waveform)
+    left_out = player is not None and player not in heard and sum(map(len, heard)) + len(player) > AUDIO_CHARACTERS
+    player = None if left_out else player
     first = heard.setdefault(player, anchor) if player else anchor
     return Card(
         row=row,
@@ -255,6 +279,7 @@ def _make_card(
         after=compute_differences(row.reference, row.after),
         player=player if first == anchor else None,
         heard_at=first if first != anchor else None,
+        left_out=left_out,
     )
 
 
@@ -274,13 +299,13 @@ def encode_audio(waveform: Float[Tensor, "sample"]) -> str:
     was built without MP3 gives WAV.
     """
     if "MP3" not in soundfile.available_formats():
-        return _to_data_uri("audio/wav", encode_wav(waveform.cpu()))
+        return to_data_uri("audio/wav", encode_wav(waveform.cpu()))
     buffer = io.BytesIO()
     samples = waveform.detach().float().cpu().clamp(-1, 1).numpy()
     # On libsndfile's scale from 0 (best) to 1 (smallest); 0.7 gives some 45 kbit/s.
     soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format="MP3", bitrate_mode="VARIABLE", compression_level=0.7)
-    return _to_data_uri("audio/mpeg", buffer.getvalue())
+    return to_data_uri("audio/mpeg", buffer.getvalue())
 
 
-def _to_data_uri(kind: str, content: bytes) -> str:
+def to_data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

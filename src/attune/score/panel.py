@@ -1,11 +1,13 @@
 """The score of one test set: what stands under `baseline` and `result` in run.json."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from attune.errors import InputError
 from attune.score.metrics import CorpusErrorRate, Prediction, Unit, count_word_errors
 from attune.score.statistics import bootstrap_interval, choose_units
+from attune.score.terms import TermScore, score_terms
+from attune.text.finder import TermFinder
 from attune.text.normalise import normalise
 
 NO_INTERVAL = (float("nan"), float("nan"))
@@ -17,9 +19,10 @@ class PanelScore:
     """One test set, scored as a corpus. Rates are fractions; they can exceed 1, because insertions count.
 
     wer, cer, the four counts and wer_ci95 are of normalised text, wer_raw of text as written. wer_ci95 resamples
-    `ci_unit` ("speaker" or "utterance") and is (nan, nan) where fewer than two have words. All rates are nan on a panel
-    that has no speech. hallucination_rate is the share of the utterances without speech for which something was
-    written, None where the panel has none. rtf is `seconds`, the time that transcribing took, over seconds of audio.
+    `ci_unit` ("speaker", "recording" or "utterance") and is (nan, nan) where fewer than two have words. All rates
+    are nan on a panel that has no speech. hallucination_rate is the share of the utterances without speech for which
+    something was written, None where the panel has none. rtf is `seconds`, the time that transcribing took, over
+    seconds of audio.
     """
 
     wer: float
@@ -35,15 +38,24 @@ class PanelScore:
     hallucination_rate: float | None
     rtf: float
     seconds: float
+    terms: TermScore | None = None  # where the run has a vocabulary
 
 
-def score_panel(predictions: Sequence[Prediction], seconds: float, draws: int = 10_000, seed: int = 0) -> PanelScore:
+def score_panel(
+    predictions: Sequence[Prediction],
+    seconds: float,
+    draws: int = 10_000,
+    seed: int = 0,
+    finder: TermFinder | None = None,
+    frequency: Mapping[str, int] | None = None,
+) -> PanelScore:
     """Score the transcripts of one test set.
 
     Args:
         predictions: in any order; repeats of an id are dropped (distributed samplers fill their last batch with them).
         seconds: wall time that it took to transcribe them, > 0.
         draws, seed: of the bootstrap; the same predictions and seed give the same interval.
+        finder, frequency: of a vocabulary's terms, and how often each stands in the recorded training text.
 
     Raises:
         InputError: no predictions, or one id for two different utterances.
@@ -66,6 +78,7 @@ def score_panel(predictions: Sequence[Prediction], seconds: float, draws: int = 
         hallucination_rate=int(word.hallucinations) / silences if silences else None,
         rtf=seconds / audio_s if audio_s > 0 else float("nan"),
         seconds=seconds,
+        terms=score_terms(unique, finder, frequency or {}, draws, seed) if finder else None,
     )
 
 
@@ -86,8 +99,8 @@ def _rate(metric: CorpusErrorRate) -> float:
 
 def _compute_interval(predictions: Sequence[Prediction], draws: int, seed: int) -> tuple[tuple[float, float], str]:
     counts = [count_word_errors(normalise(each.reference), normalise(each.hypothesis)) for each in predictions]
-    spoken = [(each.speaker, count) for each, count in zip(predictions, counts, strict=True) if count.words]
-    units, name = choose_units([speaker for speaker, _ in spoken])
+    spoken = [(each, count) for each, count in zip(predictions, counts, strict=True) if count.words]
+    units, name = choose_units([each.speaker for each, _ in spoken], [each.recording for each, _ in spoken])
     if not spoken:
         return NO_INTERVAL, name
     errors, words = [count.total for _, count in spoken], [count.words for _, count in spoken]

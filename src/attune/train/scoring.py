@@ -3,18 +3,21 @@
 import time
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import lightning as L
+from datasets import Dataset
 from torch import nn
 
 from attune.audio.context import Context
 from attune.data.module import SpeechDataModule
+from attune.data.vocabulary import Prompts
 from attune.errors import InputError
 from attune.model.finetune.ctc import find_writer
 from attune.model.whisper import Whisper
 from attune.score.metrics import Prediction
 from attune.score.panel import PanelScore, score_panel
+from attune.train.aid import Aid
 from attune.train.module import WhisperModule
 
 
@@ -40,6 +43,7 @@ def score(
     panels: Sequence[str],
     context: Context | None = None,
     in_context: bool = False,
+    aid: Aid | None = None,
 ) -> Scores:
     """Transcribe panels by real decoding and score them.
 
@@ -47,16 +51,49 @@ def score(
         panels: names of splits.
         context: another one than the run's; the panel is then called `PANEL@NAME`.
         in_context: with the examples of data.in_context before each utterance; the untouched model has none.
+        aid: with the help of the run's vocabulary; the untouched model has none.
     """
     scores = Scores()
+    finder, frequency = (data.vocabulary.finder, data.vocabulary.frequency) if data.vocabulary else (None, None)
     for panel in panels:
         started = time.perf_counter()
-        trainer.test(module, data.panel_dataloader(panel, context, in_context), verbose=False)
+        prompts = _choose_prompts(trainer, module, data, panel, context, aid)
+        module.bias = aid.bias if aid else None
+        trainer.test(module, data.panel_dataloader(panel, context, in_context, prompts), verbose=False)
+        module.bias = None
         seconds = time.perf_counter() - started
         name = f"{panel}@{context.name}" if context else panel
-        scores.predictions[name] = list(module.predictions)
-        scores.panels[name] = score_panel(module.predictions, seconds)
+        recordings = find_recordings(data.splits[panel])
+        predictions = [replace(each, recording=recordings.get(each.id)) for each in module.predictions]
+        scores.predictions[name] = predictions
+        scores.panels[name] = score_panel(predictions, seconds, finder=finder, frequency=frequency)
     return scores
+
+
+def _choose_prompts(
+    trainer: L.Trainer,
+    module: WhisperModule,
+    data: SpeechDataModule,
+    panel: str,
+    context: Context | None,
+    aid: Aid | None,
+) -> Prompts | None:
+    """The terms before each utterance; where they are those that were almost heard, it is transcribed once for that."""
+    if aid is None or not aid.vocabulary.prompt:
+        return None
+    heard: dict[str, str] = {}
+    if aid.needs_first_pass:
+        trainer.test(module, data.panel_dataloader(panel, context), verbose=False)
+        heard = {each.id: each.hypothesis for each in module.predictions}
+    return aid.vocabulary.choose_prompts(data.splits[panel], data.tokens, heard)
+
+
+def find_recordings(split: Dataset) -> dict[str, str]:
+    """id -> the file that the utterance was cut from; {} where every utterance has a file of its own."""
+    if all(start_s is None for start_s in split["start_s"]):
+        return {}
+    rows = split.select_columns(["id", "audio"])
+    return {row["id"]: row["audio"]["path"] for row in rows if row["audio"]["path"]}  # type: ignore[index, call-overload]
 
 
 def score_other(

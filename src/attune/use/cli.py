@@ -87,6 +87,21 @@ def add_transcribe(commands: Any) -> None:
         help="let the decoder write times (default: for json, srt and vtt, and for audio above 30 s, which it then "
         "follows from time to time; without them long audio is cut at quiet moments)",
     )
+    parser.add_argument(
+        "--vocabulary",
+        metavar="FILE",
+        help="terms to listen for: a text with a term a line, or a table or YAML as for vocabulary=file of train.py",
+    )
+    parser.add_argument(
+        "--vocabulary-bias",
+        type=float,
+        default=1.0,
+        metavar="NATS",
+        help="what each token of a term gains; 0 for none (default: 1; train.py finds the best on validation)",
+    )
+    parser.add_argument(
+        "--vocabulary-prompt", action="store_true", help="also name the terms, as many as fit, before every window"
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.set_defaults(run=run_transcribe)
 
@@ -130,7 +145,8 @@ def add_report(commands: Any) -> None:
     parser = commands.add_parser(
         "report",
         help=summary,
-        description=f"{summary.capitalize()}, from their run.json files: ablation.csv, ablation.md, figures/.",
+        description=f"{summary.capitalize()}: ablation.html, ablation.md, .csv and .tex, figures/. The runs must have "
+        "one test set: differences are paired by utterance.",
         epilog="Exit code: 0, 1 where a run did not finish (the others are in the table), 2 for bad input.",
     )
     parser.add_argument(
@@ -153,6 +169,75 @@ def run_report(arguments: argparse.Namespace) -> int:
     return 1 if report_ablation(folders, output, make_console()) else 0
 
 
+def add_plan(commands: Any) -> None:
+    """attune plan WORD..."""
+    summary = "how much memory a run will need, and what to change for it to fit"
+    parser = commands.add_parser(
+        "plan",
+        help=summary,
+        description=f"{summary.capitalize()}. Reads the corpus and the model's config.json, loads no weights, takes no "
+        "step. Run it in the folder of train.py.",
+    )
+    parser.add_argument("words", metavar="WORD", nargs="*", help="as for train.py: model=small finetune=lora")
+    parser.set_defaults(run=run_plan)
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    """Refuse what train.py would refuse; else print the plan."""
+    from transformers.utils import logging
+
+    from attune.use.config import compose_run
+    from attune.use.plan import plan_run
+    from attune.use.screen import make_console
+
+    logging.disable_progress_bar()
+    plan_run(make_console(), compose_run(arguments.words))
+    return 0
+
+
+def add_pairs(commands: Any) -> None:
+    """attune pairs RUN_OR_MODEL OUT"""
+    summary = "make preference pairs of what a model writes, for objective=dpo"
+    parser = commands.add_parser(
+        "pairs",
+        help=summary,
+        description=f"{summary.capitalize()} or reward_model: of each utterance the transcript, and the attempt with "
+        "the most wrong characters. Then: python train.py objective=dpo data=pairs data.train=OUT/train.jsonl "
+        "data.validation=OUT/validation.jsonl data.test=OUT/test.jsonl model.name_or_path=RUN",
+    )
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help="who makes the attempts")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write: a new or an empty one")
+    parser.add_argument(
+        "--data", metavar="WORD", nargs="+", default=[], help="as for train.py: data=accent (default: the run's corpus)"
+    )
+    parser.add_argument("--samples", type=int, default=8, help="attempts at each utterance (default: 8)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="that they are drawn at (default: 1)")
+    parser.add_argument("--beam", action="store_true", help="the likeliest attempts, by beam search, and no drawn ones")
+    parser.add_argument(
+        "--chosen", choices=["reference", "best"], default="reference", help="best: the attempt with the fewest errors"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="listen to N training utterances, drawn by the seed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.set_defaults(run=run_pairs)
+
+
+def run_pairs(arguments: argparse.Namespace) -> int:
+    """Write the pairs, and say how many there are."""
+    from transformers.utils import logging
+
+    from attune.use.pairs import Wanted, choose_config, make_pairs
+    from attune.use.transcribe import load_listening
+
+    logging.disable_progress_bar()
+    names = ("samples", "temperature", "beam", "chosen", "limit", "seed")
+    wanted = Wanted(**{name: getattr(arguments, name) for name in names})
+    config = choose_config(arguments.model, arguments.data)
+    counts = make_pairs(load_listening(arguments.model, arguments.device), config, arguments.out, wanted)
+    print(f"{counts['train']} pairs to learn from, {counts['validation']} to validate on -> {arguments.out}")
+    return 0
+
+
 def _formats(names: str) -> list[str]:
     chosen = [name.strip().lower() for name in names.split(",")]
     unknown = [name for name in chosen if name not in SUFFIXES]
@@ -170,17 +255,21 @@ def run_transcribe(arguments: argparse.Namespace) -> int:
     from transformers.utils import logging
 
     from attune.audio.waveform import AudioError
-    from attune.use.transcribe import check_language, load_listening, transcribe
+    from attune.use.transcribe import check_language, load_listening, read_list, transcribe
 
     logging.disable_progress_bar()
     whisper = load_listening(arguments.model, arguments.device)
     language = check_language(whisper.tokens, arguments.language, arguments.task)
+    terms = arguments.vocabulary, arguments.vocabulary_bias, arguments.vocabulary_prompt
+    bias, prompt = read_list(whisper, *terms) if arguments.vocabulary else (None, None)
     logging.set_verbosity_error()  # after loading: its `generate` warns of a call inside itself, between our lines
     failed = 0
     for file in arguments.files:
         try:
             with show_progress(file) as on_progress:
-                transcript = transcribe(whisper, file, language, arguments.task, timestamps, on_progress=on_progress)
+                transcript = transcribe(
+                    whisper, file, language, arguments.task, timestamps, None, bias, prompt, on_progress
+                )
             write_outputs(transcript, outputs[file], len(arguments.files) > 1, arguments.overwrite)
         except (AudioError, OSError) as error:
             failed += 1
@@ -258,7 +347,7 @@ def show_progress(file: str) -> Iterator[Callable[[float, float], None]]:
         yield update
 
 
-COMMANDS: Sequence[Callable[[Any], None]] = (add_transcribe, add_export, add_report)
+COMMANDS: Sequence[Callable[[Any], None]] = (add_transcribe, add_export, add_report, add_plan, add_pairs)
 
 
 if __name__ == "__main__":

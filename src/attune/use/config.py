@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -43,6 +44,20 @@ def build(node: DictConfig | None, **more: Any) -> Any:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
         raise InputError(f"{node.get('_target_')}: {error.__cause__ or error}") from None
+
+
+def compose_run(words: Sequence[str]) -> DictConfig:
+    """What train.py would be given for these words of its command line.
+
+    Raises:
+        InputError: there is no configs folder.
+    """
+    folders = (Path.cwd() / "configs", Path(__file__).parents[3] / "configs")
+    folder = next((folder for folder in folders if (folder / "train.yaml").is_file()), None)
+    if folder is None:
+        raise InputError("There is no configs/train.yaml here. Run this in the folder that holds train.py.")
+    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+        return compose("train", ["name=plan", *words])
 
 
 def build_corpus(data: DictConfig) -> Any:
@@ -113,10 +128,14 @@ def open_run(config: DictConfig) -> Run:
 
 
 def _open_in_sweep(config: DictConfig) -> Run:
-    """Name a run by what is swept (use/sweep.py leaves only that in override_dirname), and count them in the folder."""
+    """Name a run by what is swept (use/sweep.py leaves only that in override_dirname), and count them in the folder.
+
+    An earlier attempt at the same run keeps its folder: this one's gets a number behind it.
+    """
     hydra = HydraConfig.get()
     config.name = hydra.job.override_dirname or config.name
-    folder = Path(os.path.relpath(hydra.runtime.output_dir)) / f"{hydra.job.num:02d}_{_to_file_name(config.name)}"
+    stem = f"{hydra.job.num:02d}_{_to_file_name(config.name)}"
+    folder = _find_free(Path(os.path.relpath(hydra.runtime.output_dir)), stem)
     return Run(config, folder, resumed=False, opened_at=time.time() if hydra.job.num else None)
 
 
@@ -132,8 +151,11 @@ def _to_file_name(text: str) -> str:
 
 def _new_folder(name: str) -> Path:
     """runs/DATE_TIME_NAME, with a number behind it where two runs start in one second."""
-    stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{name}"
-    candidates = (Path("runs") / (stem if number == 1 else f"{stem}_{number}") for number in count(1))
+    return _find_free(Path("runs"), f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{name}")
+
+
+def _find_free(parent: Path, stem: str) -> Path:
+    candidates = (parent / (stem if number == 1 else f"{stem}_{number}") for number in count(1))
     return next(path for path in candidates if not path.exists())
 
 
