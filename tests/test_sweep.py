@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import platform
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -24,7 +26,7 @@ from attune.errors import InputError
 from attune.report.record import RunRecord, write_record
 from attune.report.runs import read_plan, write_plan
 from attune.use.config import _to_file_name
-from attune.use.sweep import check_sweep, find_unfinished, find_words, list_jobs
+from attune.use.sweep import check_sweep, describe_wandb_sweep, find_unfinished, find_words, list_jobs
 
 CONFIGS = ROOT / "configs"
 ABLATIONS = sorted(path.stem for path in (CONFIGS / "ablation").glob("*.yaml"))
@@ -111,6 +113,17 @@ def test_every_run_of_a_named_ablation_composes(name: str) -> None:
         whole = compose("train", [f"ablation={name}", "name=test"], return_hydra_config=True)
     assert (whole.hydra.mode.name, whole.hydra.sweep.subdir) == ("MULTIRUN", ".")
     assert whole.hydra.sweep.dir.startswith("runs/") and whole.hydra.sweep.dir.endswith(f"_{name}")
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_a_named_ablation_is_a_wandb_sweep_of_as_many_runs(name: str) -> None:
+    sweep = yaml.safe_load(describe_wandb_sweep(name, CONFIGS))
+    assert sweep["command"][-1] == "${args_no_hyphens}" and sweep["program"] == "train.py"
+    sizes = [len(each.get("values", [0])) for each in sweep["parameters"].values()]
+    assert math.prod(sizes) == len(compose_jobs(name))
+    assert sweep["parameters"]["seed"] == {"values": ["1", "2", "3"]}
+    with pytest.raises(InputError, match=r"There is no ablation=tipes. There are: .*types"):
+        describe_wandb_sweep("tipes", CONFIGS)
 
 
 def test_every_type_is_among_the_types() -> None:

@@ -99,10 +99,14 @@ def has_wandb_key() -> bool:
         return False
 
 
+def _choose_mode(mode: str) -> str:
+    return os.environ.get("WANDB_MODE") or (("online" if has_wandb_key() else "offline") if mode == "auto" else mode)
+
+
 def _make_wandb(folder: Path, name: str, config: Mapping[str, Any], project: str, mode: str) -> WandbLogger:
     import wandb
 
-    chosen = os.environ.get("WANDB_MODE") or (("online" if has_wandb_key() else "offline") if mode == "auto" else mode)
+    chosen = _choose_mode(mode)
     # finish_previous: in a sweep, a run that failed has not closed its own, and the next one would go on writing in it.
     settings = wandb.Settings(console="off", silent=True, init_timeout=20, reinit="finish_previous")
     # The runs of a sweep, whose plan lies in the folder around them, are one group; options of groups are tags.
@@ -111,6 +115,34 @@ def _make_wandb(folder: Path, name: str, config: Mapping[str, Any], project: str
     about = {"group": group, "tags": tags, "config": dict(config)}
     run = wandb.init(project=project, name=name, dir=folder, mode=chosen, settings=settings, **about)  # type: ignore[arg-type]
     return WandbLogger(experiment=run)
+
+
+def log_sweep(
+    folder: Path, rows: Sequence[Mapping[str, Any]], project: str | None = "attune", mode: str = "auto"
+) -> None:
+    """One more run in the sweep's group, which holds its table alone. A fault costs only that."""
+    if mode == "none" or not project or not rows:
+        return
+    try:
+        import wandb
+
+        table = wandb.Table(columns=list(rows[0]), allow_mixed_types=True)
+        for row in rows:
+            table.add_data(*row.values())
+        chosen = _choose_mode(mode)
+        settings = wandb.Settings(console="off", silent=True, init_timeout=20, reinit="finish_previous")
+        with wandb.init(
+            project=project,
+            name=f"{folder.name}: table",
+            group=folder.name,
+            job_type="summary",
+            dir=folder,
+            mode=chosen,  # type: ignore[arg-type]
+            settings=settings,
+        ) as run:
+            run.log({"ablation": table})
+    except Exception as error:
+        log.warning("W&B did not take the sweep's table (%s); ablation.csv has it.", error)
 
 
 def close_wandb(loggers: Sequence[Logger], summary: Mapping[str, Any], shown: Sequence[Shown]) -> None:

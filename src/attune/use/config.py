@@ -52,12 +52,21 @@ def compose_run(words: Sequence[str]) -> DictConfig:
     Raises:
         InputError: there is no configs folder.
     """
+    with initialize_config_dir(str(find_configs().resolve()), version_base="1.3"):
+        return compose("train", ["name=plan", *words])
+
+
+def find_configs() -> Path:
+    """The folder of the configs: the one beside train.py.
+
+    Raises:
+        InputError: there is none.
+    """
     folders = (Path.cwd() / "configs", Path(__file__).parents[3] / "configs")
     folder = next((folder for folder in folders if (folder / "train.yaml").is_file()), None)
     if folder is None:
         raise InputError("There is no configs/train.yaml here. Run this in the folder that holds train.py.")
-    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
-        return compose("train", ["name=plan", *words])
+    return folder
 
 
 def build_corpus(data: DictConfig) -> Any:

@@ -12,6 +12,7 @@ A sweep that was stopped goes on by the same command: it finds its folder by its
 has finished there with the same config. Another folder's sweep goes on by hydra.sweep.dir=FOLDER.
 """
 
+import csv
 import os
 import platform
 import sys
@@ -20,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -34,6 +37,7 @@ from attune.report.ablation import report_ablation
 from attune.report.record import RunRecord, write_record
 from attune.report.runs import PLAN, count_finished, find_finished, note_name, read_plan, write_plan
 from attune.train.callbacks.throughput import reset_peak_memory
+from attune.train.loggers import log_sweep
 from attune.use.config import Run, describe_fault, is_sweep, open_run, plain, speak_plainly
 from attune.use.screen import make_console
 
@@ -53,12 +57,48 @@ class Ablation(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Set all runs beside each other; the exit code is 1 where one of them failed."""
         folder = Path(config.hydra.sweep.dir)
-        speak_plainly(lambda: _report(folder))
+        speak_plainly(lambda: _report(folder, plain(config.logger)))
 
 
-def _report(folder: Path) -> None:
-    if report_ablation([folder], folder, make_console()):
+def _report(folder: Path, logger: dict[str, Any]) -> None:
+    faults = report_ablation([folder], folder, make_console())
+    with (folder / "ablation.csv").open(newline="", encoding="utf-8") as file:
+        log_sweep(folder, list(csv.DictReader(file)), **logger)
+    if faults:
         sys.exit(1)
+
+
+def describe_wandb_sweep(name: str, folder: Path) -> str:
+    """A named ablation as the YAML of a W&B sweep over the same grid: each of its agents calls train.py.
+
+    Args:
+        folder: of the configs.
+
+    Raises:
+        InputError: there is no such ablation.
+    """
+    if not (folder / "ablation" / f"{name}.yaml").is_file():
+        known = ", ".join(sorted(path.stem for path in (folder / "ablation").glob("*.yaml")))
+        raise InputError(f"There is no ablation={name}. There are: {known}.")
+    with initialize_config_dir(str(folder.resolve()), version_base="1.3"):
+        config = compose("train", [f"ablation={name}", "name=sweep"], return_hydra_config=True)
+        # The words of `compose` itself are no part of the sweep.
+        words = [word for word in _parse(config) if word.get_key_element() not in ("ablation", "name")]
+        parameters = {
+            word.get_key_element(): {"values": list(word.sweep_string_iterator())}
+            if word.is_sweep_override()
+            else {"value": word.get_value_element_as_str()}
+            for word in words
+        }
+    sweep = {
+        "name": name,
+        "program": "train.py",
+        "method": "grid",
+        "metric": {"name": "result.test.wer", "goal": "minimize"},
+        "parameters": parameters,
+        "command": ["${env}", "python", "${program}", "${args_no_hyphens}"],
+    }
+    return yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True)
 
 
 def find_words(config: DictConfig) -> dict[str, bool]:
