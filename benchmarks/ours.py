@@ -1,6 +1,7 @@
 """attune's side: the same clips and the same model through the library that train.py uses. One stage a process.
 
-usage: ours.py STAGE MODEL MANIFEST STEPS BATCH TOKEN_CAP CONTEXT PRECISION, with STAGE features, train or evaluate
+usage: ours.py STAGE MODEL MANIFEST STEPS BATCH TOKEN_CAP CONTEXT PRECISION, with STAGE features, train, cached (the
+decoder learns, from stored encoder states) or evaluate; prints a line of JSON
 """
 
 import json
@@ -8,28 +9,37 @@ import sys
 import tempfile
 import time
 
+import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from sides import peak_resident_gb
 
-from attune.audio.context import AudioContext, Context, FullContext
+from attune.audio.context import AudioContext, Context, FullContext, PackedContext
 from attune.data.corpora.manifest import ManifestCorpus
 from attune.data.module import SpeechDataModule
 from attune.model.decode import decode_greedily
+from attune.model.finetune.base import FineTuning
 from attune.model.finetune.full import Full
+from attune.model.finetune.layers import Layers
 from attune.model.whisper import load_tokens, load_whisper
+from attune.train.callbacks.encoder_cache import EncoderCache
 from attune.train.callbacks.throughput import Throughput
 from attune.train.module import WhisperModule
 from attune.train.objective.cross_entropy import CrossEntropy
 from attune.train.trainer import make_trainer
 
-CONTEXTS: dict[str, Context] = {"audio": AudioContext(full_share=0.0), "full": FullContext()}
+CONTEXTS: dict[str, Context] = {
+    "audio": AudioContext(full_share=0.0),
+    "packed": PackedContext(full_share=0.0),  # a fifth of the clips alone, as by default
+    "full": FullContext(),
+}
+WINDOW_S = {"audio": 6.0, "packed": 7.5, "full": 30.0}  # of Whisper's window a clip of four seconds, margin included
 
 
 def main(stage: str, model: str, manifest: str, steps: int, batch: int, cap: int, context: str, precision: str) -> None:
     tokens = load_tokens(model)
     corpus = ManifestCorpus(manifest, manifest, manifest)
-    # A batch of the peer's size: so many clips of four seconds and their margin, or so many full windows.
-    window_s = batch * (30 if context == "full" else 6)
+    window_s = batch * WINDOW_S[context]  # a batch of the peer's size
     data = SpeechDataModule(
         corpus, tokens, CONTEXTS[context], batch_window_s=window_s, evaluation_batch_window_s=4 * window_s
     )
@@ -40,7 +50,10 @@ def main(stage: str, model: str, manifest: str, steps: int, batch: int, cap: int
         print(json.dumps({"clips_per_second": count / (time.perf_counter() - started), "peak_gb": peak_resident_gb()}))
         return
     whisper = load_whisper(model, tokens)
-    result = train(whisper, data, steps, precision) if stage == "train" else evaluate(whisper, data, cap, precision)
+    if stage == "evaluate":
+        result = evaluate(whisper, data, cap, precision)
+    else:
+        result = train(whisper, data, steps, precision, is_cached=stage == "cached")
     print(json.dumps(result | {"peak_gb": peak_resident_gb()}))
 
 
@@ -54,14 +67,29 @@ def run_features(data: SpeechDataModule) -> int:
     return count
 
 
-def train(whisper, data: SpeechDataModule, steps: int, precision: str) -> dict:
-    Full().apply(whisper.network)
-    module, speed = WhisperModule(whisper, Full(), CrossEntropy(), steps=steps), Throughput(time.time())
-    trainer = make_trainer([speed], [], tempfile.mkdtemp(), max_steps=steps, precision=precision, validate_every=10**6)
-    started = time.perf_counter()
-    trainer.fit(module, train_dataloaders=data.train_dataloader())
+class Clock(Callback):
+    """Wall time of the steps with their batches; a cache that is filled before them is not in it."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seconds = time.perf_counter() - self.started
+
+
+def train(whisper, data: SpeechDataModule, steps: int, precision: str, is_cached: bool) -> dict:
+    finetune: FineTuning = Layers(["model.decoder.*"]) if is_cached else Full()
+    finetune.apply(whisper.network)
+    folder = tempfile.mkdtemp()
+    module = WhisperModule(whisper, finetune, CrossEntropy(), steps=steps)
+    speed, clock = Throughput(time.time()), Clock()
+    callbacks = [speed, clock, *([EncoderCache(folder)] if is_cached else [])]
+    trainer = make_trainer(callbacks, [], folder, max_steps=steps, precision=precision, validate_every=10**6)
+    trainer.fit(module, datamodule=data)
     summary = speed.summary(steps, module)
-    return {"clips_per_second": module.utterances_seen / (time.perf_counter() - started), "mfu": summary["mfu"]}
+    per_second = {"clips": module.utterances_seen, "audio_seconds": module.audio_seen_s}
+    rates = {f"{name}_per_second": count / clock.seconds for name, count in per_second.items()}
+    return rates | {"mfu": summary["mfu"]}
 
 
 @torch.no_grad()
@@ -76,8 +104,10 @@ def evaluate(whisper, data: SpeechDataModule, cap: int, precision: str) -> dict:
             found = decode_greedily(whisper, whisper.encode(batch.waveform), batch.prefixes, room)
             written |= {id: whisper.tokens.transcript(ids) for id, ids in zip(batch.ids, found, strict=True)}
     seconds = time.perf_counter() - started
+    audio_s = sum(data.splits["test"]["duration_s"])
     order = list(data.splits["test"]["id"])
-    return {"clips_per_second": len(order) / seconds, "hypotheses": [written[id] for id in order]}
+    rates = {"clips_per_second": len(order) / seconds, "audio_seconds_per_second": audio_s / seconds}
+    return rates | {"hypotheses": [written[id] for id in order]}
 
 
 if __name__ == "__main__":

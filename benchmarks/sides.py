@@ -1,14 +1,19 @@
 """What both sides of the benchmark need: clips, a model, and how memory is measured."""
 
 import json
+import random
 import resource
 import sys
+from collections.abc import Iterable, Iterator
+from itertools import cycle, islice
 from pathlib import Path
 
 import soundfile
 import torch
 
 SHORTEST_S, LONGEST_S = 2.0, 6.0
+RATE_HZ = 16_000
+Clip = tuple[torch.Tensor, str]  # waveform, text
 
 
 def peak_resident_gb() -> float:
@@ -16,21 +21,62 @@ def peak_resident_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def make_clips(count: int, folder: Path) -> Path:
-    """A manifest of rendered sentences of 2 to 6 s, 16 kHz, ready for either side."""
+def make_clips(count: int, folder: Path, digits: str | None = None) -> Path:
+    """A manifest of clips of 2 to 6 s, 16 kHz, ready for either side: rendered sentences, and as many clips of recorded
+    digits, where there is a manifest of them."""
+    rendered = (pair for pair in render_sentences(seed=5) if SHORTEST_S <= len(pair[0]) / RATE_HZ <= LONGEST_S)
+    recorded = join_digits(Path(digits)) if digits else rendered
+    clips = (next(source) for source in cycle([rendered, recorded]))
+    return write_clips(islice(clips, count), folder)
+
+
+def make_clips_of(length_s: float, count: int, folder: Path) -> Path:
+    """A manifest of clips of exactly this length: sentences one after another, the last one cut off."""
+    return write_clips((fill_clip(length_s, seed) for seed in range(count)), folder)
+
+
+def fill_clip(length_s: float, seed: int) -> Clip:
+    wanted = round(length_s * RATE_HZ)
+    pieces: list[torch.Tensor] = []
+    said: list[str] = []
+    for waveform, sentence in render_sentences(seed=100 + seed):
+        if sum(map(len, pieces)) + len(waveform) <= wanted or not said:
+            said.append(sentence)
+        pieces.append(waveform)
+        if sum(map(len, pieces)) >= wanted:
+            return torch.cat(pieces)[:wanted], " ".join(said)
+    raise ValueError(f"too few sentences for {length_s} s")
+
+
+def render_sentences(seed: int) -> Iterator[Clip]:
     from attune.audio.speech import Voice, speak
     from attune.text.sentences import draw_sentences
 
     voices = [Voice("en-us", variant) for variant in ("m1", "f1", "m3", "f2")]
-    rows: list[dict[str, str]] = []
-    for index, sentence in enumerate(draw_sentences(4 * count, seed=5, split="test")):
-        waveform = speak(sentence, voices[index % len(voices)])
-        if SHORTEST_S <= len(waveform) / 16_000 <= LONGEST_S:
-            path = folder / f"{len(rows):04d}.wav"
-            soundfile.write(path, waveform.numpy(), 16_000)
-            rows.append({"audio": str(path), "text": sentence, "language": "en"})
-        if len(rows) == count:
-            break
+    for index, sentence in enumerate(draw_sentences(512, seed=seed, split="test")):
+        yield speak(sentence, voices[index % len(voices)]), sentence
+
+
+def join_digits(manifest: Path) -> Iterator[Clip]:
+    """Recorded digits, four to eight to a clip, again and again."""
+    from attune.audio.waveform import load_waveform
+
+    rows = [json.loads(line) for line in manifest.read_text().splitlines() if line.strip()]
+    drawn = random.Random(0)
+    while True:
+        chosen = drawn.sample(rows, drawn.randint(4, 8))
+        waveform = torch.cat([load_waveform(manifest.parent / row["audio"]) for row in chosen])
+        if SHORTEST_S <= len(waveform) / RATE_HZ <= LONGEST_S:
+            yield waveform, " ".join(row["text"] for row in chosen)
+
+
+def write_clips(clips: Iterable[Clip], folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index, (waveform, text) in enumerate(clips):
+        path = folder / f"{index:04d}.wav"
+        soundfile.write(path, waveform.numpy(), RATE_HZ)
+        rows.append({"audio": str(path), "text": text, "language": "en"})
     manifest = folder / "clips.jsonl"
     manifest.write_text("\n".join(json.dumps(row) for row in rows))
     return manifest

@@ -3,14 +3,20 @@
 Whisper was pretrained on windows padded to 30 s (1500 encoder positions). A three-second clip then costs ten times its
 own length. A context says how many positions a batch really gets. It stands in this room, and not beside the model,
 because it is the collator that pads the waveform, to exactly `positions * 320` samples.
+
+Nothing is masked, on purpose: all windows of a batch have one length, which the utterance alone decides, so that no
+padding depends on the neighbours. What stands behind the audio is silence, which Whisper knows from its pretraining,
+and from which it hears that the utterance has ended (docs/speed.md).
 """
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from attune.audio.waveform import POSITIONS_PER_S, WINDOW_POSITIONS
+from attune.audio.waveform import POSITIONS_PER_S, WINDOW_POSITIONS, WINDOW_S
+from attune.errors import InputError
 
 
 class Context(Protocol):
@@ -64,3 +70,42 @@ class AudioContext:
         margin = (low + high) / 2 if rng is None else rng.uniform(low, high)
         wanted = max(self.shortest, POSITIONS_PER_S * duration_s + margin)
         return min(WINDOW_POSITIONS, self.bucket * math.ceil(wanted / self.bucket))
+
+
+@dataclass(frozen=True)
+class PackedContext(AudioContext):
+    """Training utterances share a 30 s window, the window that Whisper knows; what is scored has one of its own.
+
+    A window is filled with utterances of one language and task, of one speaker where speakers are known, and its
+    transcript is theirs, one after another. It is cut to its audio like any other window (`AudioContext`): a speaker
+    with few utterances costs no silence. A share of the training utterances stands alone at `AudioContext`'s lengths,
+    because it is alone, and in short windows, that utterances are decoded and scored.
+
+    Args:
+        gap_s: silence between two utterances of a window.
+        single_share: the share of the training utterances that stands alone, in [0, 1].
+        same_speaker: False lets any speakers share a window, as in a conversation.
+        timestamps: teach when each utterance begins and ends. Utterances with times of their own bring those.
+    """
+
+    gap_s: float = 0.2
+    single_share: float = 0.2
+    same_speaker: bool = True
+    timestamps: bool = False
+    name: str = "packed"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.single_share <= 1 or not 0 <= self.gap_s <= 5:
+            raise InputError(
+                f"context.single_share={self.single_share:g} and context.gap_s={self.gap_s:g}: accepted are a share in "
+                "[0, 1] and a silence from 0 to 5 s."
+            )
+
+    @property
+    def room_s(self) -> float:
+        """What utterances and the silence between them may take together: the smallest margin stays free."""
+        return WINDOW_S - self.margin_min / POSITIONS_PER_S
+
+    def total_s(self, durations_s: Sequence[float]) -> float:
+        """How long some utterances are in one window."""
+        return sum(durations_s) + self.gap_s * (len(durations_s) - 1)

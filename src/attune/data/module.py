@@ -6,6 +6,7 @@ corpus (rows of one schema) -> audit (broken rows set aside) -> sampling (window
 import os
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,14 +17,25 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from attune.audio.context import Context
+from attune.audio.context import Context, PackedContext
 from attune.audio.waveform import POSITIONS_PER_S
-from attune.data.audit import Rejection, check_texts, encode_row, find_pace, load_row, reject_broken_audio
+from attune.data.audit import (
+    Rejection,
+    check_texts,
+    encode_rejected,
+    encode_row,
+    find_pace,
+    load_row,
+    reject_broken_audio,
+)
 from attune.data.batch import Batch, Example, collate
-from attune.data.corpora.schema import FEATURES, WEIGHT, Corpus, OffersMore
+from attune.data.corpora.schema import PAIRED, WEIGHT, Corpus, OffersMore
 from attune.data.few_shot import FewShot
 from attune.data.in_context import InContext, Shown, check_in_context, sum_seconds
-from attune.data.sampling import Draw, TrainingBatches, evaluation_batches
+from attune.data.packing import join_rows, measure_shares
+from attune.data.sampling import Draw, TrainingBatches, draw_again, evaluation_batches, group
+from attune.data.states import StoredStates
+from attune.data.vocabulary import CustomVocabulary, Prompts
 from attune.errors import InputError
 from attune.text.tokens import Tokens
 
@@ -47,6 +59,7 @@ class SpeechDataModule(L.LightningDataModule):
         replay: share of the training utterances, in [0, 1), that are drawn from the corpus's split `replay`.
         extras: further splits that are read where the corpus offers them: "replay" (which must then be there),
             "retention_validation".
+        vocabulary: a list of terms, for synthetic speech in the training split and for prompts; None is none.
 
     Raises:
         InputError: `replay` is no such share, or another setting is none that there is.
@@ -68,6 +81,7 @@ class SpeechDataModule(L.LightningDataModule):
         in_context_per: str = "all",
         replay: float = 0.0,
         extras: Sequence[str] = (),
+        vocabulary: CustomVocabulary | None = None,
     ):
         super().__init__()
         if not 0 <= replay < 1:
@@ -87,9 +101,11 @@ class SpeechDataModule(L.LightningDataModule):
         self.in_context: InContext | None = None
         self.replay = replay
         self.extras = {*extras, *(["replay"] if replay else [])}
+        self.vocabulary = vocabulary
         self.splits: dict[str, Dataset] = {}
         self.rejections: list[Rejection] = []
         self.batches_taken = 0
+        self.stored: Stored | None = None  # encoder states in the place of training's sound (cache=encoder)
 
     def prepare(self) -> None:
         """Read the corpus and set broken rows aside: before any weight is loaded, so that bad data costs seconds.
@@ -121,7 +137,15 @@ class SpeechDataModule(L.LightningDataModule):
         splits = {**self.corpus.splits(), **wanted}
         if "train" in splits:  # whatever else looks at the training utterances sees only those that were drawn
             splits["train"], self.drawn = self.few_shot.draw(splits["train"])
-        return splits
+        return self._mix_terms(splits)
+
+    def _mix_terms(self, splits: dict[str, Dataset]) -> dict[str, Dataset]:
+        """With terms spoken by a machine in the training split, where the run's vocabulary asks for them."""
+        if self.vocabulary is None or not splits.get("validation"):
+            return splits
+        language = splits["validation"].select_columns(["language"])[0]["language"]
+        mixed = self.vocabulary.mix(splits.get("train"), language)
+        return splits if mixed is None else {**splits, "train": mixed}
 
     @property
     def transcripts(self) -> list[str]:
@@ -135,40 +159,64 @@ class SpeechDataModule(L.LightningDataModule):
         rooms = ("test/", "retention/")
         return ["test", *(name for room in rooms for name in sorted(self.splits) if name.startswith(room))]
 
+    @cached_property
+    def training_rows(self) -> Dataset:
+        """The training utterances and, behind them, those that are replayed."""
+        splits = [self.splits["train"], *([self.splits["replay"]] if self.replay else [])]
+        known = [[name for name in PAIRED if name in split.column_names] for split in splits]
+        return concatenate_datasets([split.select_columns(names) for split, names in zip(splits, known, strict=True)])
+
     def train_dataloader(self) -> DataLoader[Batch]:
-        train = self.splits["train"]
-        weights = list(train[WEIGHT]) if WEIGHT in train.column_names else None
-        train = train.select_columns(list(FEATURES))
-        replayed = [self.splits["replay"].select_columns(list(FEATURES))] if self.replay else []
-        durations_s = [list(split["duration_s"]) for split in (train, *replayed)]
+        prompts = self.vocabulary.training_prompts() if self.vocabulary else None
+        return self._loader(self.training_rows, self.training_batches(), stored=self.stored, prompts=prompts)
+
+    def training_batches(self) -> TrainingBatches:
+        """The stream of this process, from the batch on that comes next."""
+        train, rows = self.splits["train"], self.training_rows
+        durations_s = list(rows["duration_s"])
         batches = TrainingBatches(
-            durations_s[0],
+            durations_s[: len(train)],
             self.context,
             self.batch_positions,
             self.seed,
-            sum(durations_s[1:], []),
+            durations_s[len(train) :],
             self.replay,
-            weights,
+            list(train[WEIGHT]) if WEIGHT in train.column_names else None,
+            measure_shares(rows, self.tokens, self.context) if isinstance(self.context, PackedContext) else (),
+            self.stored.draws if self.stored else None,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            ranks=self.trainer.world_size if self.trainer else 1,
         )
         batches.first_batch = self.batches_taken
-        return self._loader(concatenate_datasets([train, *replayed]), batches)
+        return batches
+
+    def fixed_windows(self, number: int) -> list[Draw]:
+        """Of every training utterance, the window of draw `number` (cache=encoder)."""
+        durations_s = self.training_rows["duration_s"]
+        return [draw_again(index, duration_s, self.context, number) for index, duration_s in enumerate(durations_s)]
+
+    def windows_dataloader(self, draws: Sequence[Draw]) -> tuple[DataLoader[Batch], list[list[Draw]]]:
+        """These windows of training utterances, with their sound, in batches as large as those of scoring."""
+        batches = group(draws, self.evaluation_batch_positions)
+        return self._loader(self.training_rows, batches), batches
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self.panel_dataloader("validation")
 
     def panel_dataloader(
-        self, panel: str, context: Context | None = None, in_context: bool = False
+        self, panel: str, context: Context | None = None, in_context: bool = False, prompts: Prompts | None = None
     ) -> DataLoader[Batch]:
         """Every utterance of a split once, at this data module's context or at another.
 
         Args:
             in_context: set examples before each utterance, where the run has any (data.in_context).
+            prompts: what stands in the place of the rows' own prompts.
         """
         scored = self.splits[panel]
         shown = self.in_context.plan(scored) if in_context and self.in_context else [[] for _ in range(len(scored))]
         durations_s = [own + sum_seconds(before) for own, before in zip(scored["duration_s"], shown, strict=True)]
         batches = evaluation_batches(durations_s, context or self.context, self.evaluation_batch_positions)
-        return self._loader(scored, batches, shown)
+        return self._loader(scored, batches, shown, prompts=prompts)
 
     def one_by_one(self, split: str, count: int) -> DataLoader[Batch]:
         """`count` utterances of a split (all, where it has fewer), drawn by the seed, each a batch by itself."""
@@ -181,9 +229,17 @@ class SpeechDataModule(L.LightningDataModule):
         index = list(self.splits[panel]["id"]).index(id)
         return load_row(self.splits[panel][index])
 
-    def _loader(self, dataset: Dataset, batches, shown: Sequence[Sequence[Shown]] = ()) -> DataLoader[Batch]:
+    def _loader(
+        self,
+        dataset: Dataset,
+        batches,
+        shown: Sequence[Sequence[Shown]] = (),
+        stored: "Stored | None" = None,
+        prompts: Prompts | None = None,
+    ) -> DataLoader[Batch]:
+        packed = self.context if isinstance(self.context, PackedContext) else None
         return DataLoader(
-            Utterances(dataset, self.tokens, self.in_context, shown),  # type: ignore[arg-type]
+            Utterances(dataset, self.tokens, self.in_context, shown, packed, stored, prompts),  # type: ignore[arg-type]
             batch_sampler=batches,
             collate_fn=partial(collate, padding_id=self.tokens.end_of_text),
             num_workers=self.workers,
@@ -202,11 +258,33 @@ class SpeechDataModule(L.LightningDataModule):
         self.batches_taken = int(state_dict["batches_taken"])
 
 
+@dataclass(frozen=True)
+class Stored:
+    """Encoder states that stand for the sound of training utterances.
+
+    Args:
+        keys: of each draw, of each training row; `states` has them all.
+    """
+
+    states: StoredStates
+    keys: Sequence[Sequence[str]]
+
+    @property
+    def draws(self) -> int:
+        return len(self.keys)
+
+    def read(self, draw: Draw) -> tuple[Float[Tensor, "position width"], int]:
+        return self.states.read(self.keys[draw.number][draw.index])
+
+
 class Utterances(torch.utils.data.Dataset[Example]):
     """A split as examples: decoding and resampling happen here, in the worker that asks.
 
     Args:
         shown: what `in_context` sets before each utterance; empty for none.
+        packed: how several utterances share a window, where they do.
+        stored: encoder states that are given in the place of sound; None: sound.
+        prompts: what stands in the place of the rows' own prompts; not in windows of several utterances.
     """
 
     def __init__(
@@ -215,7 +293,13 @@ class Utterances(torch.utils.data.Dataset[Example]):
         tokens: Tokens,
         in_context: InContext | None = None,
         shown: Sequence[Sequence[Shown]] = (),
+        packed: PackedContext | None = None,
+        stored: Stored | None = None,
+        prompts: Prompts | None = None,
     ):
+        self.prompts = prompts
+        self.packed = packed
+        self.stored = stored
         self.dataset = dataset
         self.tokens = tokens
         self.in_context = in_context
@@ -225,13 +309,19 @@ class Utterances(torch.utils.data.Dataset[Example]):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> Example:
+        if draw.more and self.packed:
+            rows = [self.dataset[index] for index in (draw.index, *draw.more)]
+            return join_rows(rows, draw.positions, self.tokens, self.packed)
         row = self.dataset[draw.index]
+        if self.prompts is not None:
+            row = {**row, "prompt": self.prompts(row, draw)}
         sequence = encode_row(row, self.tokens)
         prefix = self.tokens.prefix(row["language"], row["task"])
         prompt = self.tokens.prompt(row["prompt"], room=self.tokens.max_tokens // 2)
+        waveform, states = self._hear(row, draw)
         example = Example(
             id=row["id"],
-            waveform=load_row(row),
+            waveform=waveform,
             positions=draw.positions,
             decoder_input_ids=sequence.decoder_input_ids,
             labels=sequence.labels,
@@ -239,10 +329,19 @@ class Utterances(torch.utils.data.Dataset[Example]):
             reference=row["text"],
             language=row["language"],
             speaker=row["speaker"],
+            states=states,
+            rejected=encode_rejected(row, self.tokens),
         )
         if self.in_context is None or not self.shown:
             return example
         return self.in_context.put_before(example, self.shown[draw.index])
+
+    def _hear(self, row: Any, draw: Draw) -> tuple[Float[Tensor, "sample"], Float[Tensor, "position width"] | None]:
+        """The sound of a row; or its length alone, and the states that were stored of it."""
+        if self.stored is None:
+            return load_row(row), None
+        states, samples = self.stored.read(draw)
+        return torch.empty(samples, device="meta"), states
 
 
 def choose_workers(wanted: int | None) -> int:

@@ -5,25 +5,33 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from attune.audio.context import Context
+from attune.audio.context import Context, PackedContext
+from attune.data.packing import Share, pack
 
 
 @dataclass(frozen=True)
 class Draw:
-    """An utterance's index, and the encoder positions of the window that it gets this time."""
+    """A window.
+
+    Args:
+        index: of the utterance in it.
+        positions: encoder positions that the window has this time.
+        more: indices of the utterances behind it in the same window (context=packed).
+        number: the pass that it is taken in; with cache=encoder, which of the stored draws it is.
+    """
 
     index: int
     positions: int
+    more: tuple[int, ...] = ()
+    number: int = 0
 
 
 class TrainingBatches:
     """An endless stream of batches, each of windows of one length and of at most `batch_positions` in all.
 
     Each pass over the utterances draws every window anew, groups windows of equal length and shuffles the batches
-
-    across
-    lengths. The stream depends on the seed and on how many batches were taken, on nothing else: a run that continues
-    sets `first_batch` and gets what the uninterrupted run would have got.
+    across lengths. The stream depends on the seed and on how many batches were taken, on nothing else: a run that
+    continues sets `first_batch` and gets what the uninterrupted run would have got.
 
     Args:
         durations_s: of every utterance.
@@ -33,6 +41,9 @@ class TrainingBatches:
         replay_durations_s: of utterances to be replayed; their indices follow those of the training utterances.
         replay: their share of what is heard, in [0, 1): each pass over the training utterances takes the next few.
         weights: of every utterance, how often a pass holds it, on average; None is once.
+        shares: of every utterance and of those replayed, at context=packed: they are packed into windows.
+        draws: the windows of pass n are those of draw n % draws, the same in every run; None draws them anew.
+        rank, ranks: of several processes each takes every `ranks`-th batch of the one stream.
     """
 
     def __init__(
@@ -44,8 +55,14 @@ class TrainingBatches:
         replay_durations_s: Sequence[float] = (),
         replay: float = 0.0,
         weights: Sequence[float] | None = None,
+        shares: Sequence[Share] = (),
+        draws: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ):
         self.weights = weights
+        self.shares, self.draws = shares, draws
+        self.rank, self.ranks = rank, ranks
         self.durations_s = [*durations_s, *replay_durations_s]
         self.own = len(durations_s)
         self.replayed_a_pass = self.own * replay / (1 - replay)  # a mean: no pass takes part of an utterance
@@ -55,21 +72,38 @@ class TrainingBatches:
         self.first_batch = 0
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        skip, number = self.first_batch, 0
+        skip, number = self.first_batch * self.ranks + self.rank, 0
         while True:
             batches = self._pass(number)
-            yield from batches[skip:]
-            skip, number = max(0, skip - len(batches)), number + 1
+            yield from batches[skip :: self.ranks]
+            # What is left to be skipped, or what the last step went beyond the end of this pass.
+            taken = len(range(skip, len(batches), self.ranks))
+            skip, number = skip + taken * self.ranks - len(batches), number + 1
 
     def _pass(self, number: int) -> list[list[Draw]]:
         rng = random.Random(f"{self.seed} {number}")
         own = range(self.own) if self.weights is None else repeat(self.weights, rng)
         order = [*own, *self._replay(number)]
         rng.shuffle(order)
-        draws = [Draw(index, self.context.positions(self.durations_s[index], rng)) for index in order]
+        draws = [self._draw(window, number, rng) for window in self._fill(order, rng)]
         batches = group(draws, self.batch_positions)
         rng.shuffle(batches)
         return batches
+
+    def _fill(self, order: Sequence[int], rng: random.Random) -> list[tuple[int, ...]]:
+        """Windows as indices of utterances: one each, unless they are packed."""
+        if isinstance(self.context, PackedContext) and self.shares:
+            return pack(order, self.shares, self.context, rng)
+        return [(index,) for index in order]
+
+    def _draw(self, window: tuple[int, ...], number: int, rng: random.Random) -> Draw:
+        first, more = window[0], window[1:]
+        if self.draws is not None:
+            return draw_again(first, self.durations_s[first], self.context, number % self.draws)
+        seconds = self.durations_s[first]
+        if more and isinstance(self.context, PackedContext):
+            seconds = self.context.total_s([self.durations_s[index] for index in window])
+        return Draw(first, self.context.positions(seconds, rng), more, number)
 
     def _replay(self, number: int) -> list[int]:
         """What pass `number` replays: its stretch of an endless walk, shuffled anew whenever all have been heard."""
@@ -84,6 +118,13 @@ class TrainingBatches:
         order = list(range(self.own, len(self.durations_s)))
         random.Random(f"{self.seed} replay {round_}").shuffle(order)
         return order
+
+
+def draw_again(index: int, duration_s: float, context: Context, number: int) -> Draw:
+    """The window of draw `number` of an utterance: the same whatever the run's seed, so that runs can share what was
+    computed from it, and whatever the utterance's place in its corpus."""
+    rng = random.Random(f"window {duration_s:.3f} {number}")
+    return Draw(index, context.positions(duration_s, rng), number=number)
 
 
 def repeat(weights: Sequence[float], rng: random.Random) -> list[int]:

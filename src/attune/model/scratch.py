@@ -66,9 +66,8 @@ def make_tokens(merges: int) -> Tokens:
     return Tokens(train_tokenizer(draw_sentences(TOKENIZER_SENTENCES, seed=0, split="train"), merges))
 
 
-def make_whisper(tokens: Tokens, scratch: Scratch) -> Whisper:
-    """A Whisper with random weights (torch's global generator) and Whisper's fixed encoder positions."""
-    config = WhisperConfig(
+def make_config(tokens: Tokens, scratch: Scratch) -> WhisperConfig:
+    return WhisperConfig(
         vocab_size=len(tokens.tokenizer),
         num_mel_bins=scratch.mels,
         d_model=scratch.width,
@@ -84,6 +83,11 @@ def make_whisper(tokens: Tokens, scratch: Scratch) -> Whisper:
         pad_token_id=tokens.end_of_text,
         decoder_start_token_id=tokens.start,
     )
+
+
+def make_whisper(tokens: Tokens, scratch: Scratch) -> Whisper:
+    """A Whisper with random weights (torch's global generator) and Whisper's fixed encoder positions."""
+    config = make_config(tokens, scratch)
     network = WhisperForConditionalGeneration(config)  # SDPA attention, transformers' default
     network.generation_config = complete_generation_config(GenerationConfig(), tokens)
     initialise(network)

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -37,10 +39,25 @@ class Whisper(nn.Module):
         self.network = network
         self.tokens = tokens
         self.log_mel = LogMel(network.config.num_mel_bins)
+        self._recalled: tuple[Tensor, Tensor] | None = None
 
     def encode(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch position width"]:
         """Waveforms of positions * 320 samples -> encoder states. At 1500 of them, as transformers' bit for bit."""
+        if self._recalled is not None and waveform is self._recalled[0]:
+            return self._recalled[1]
         return encode(self.network, self.log_mel(waveform))
+
+    @contextmanager
+    def recalling(
+        self, waveform: Float[Tensor, "batch sample"], states: Float[Tensor, "batch position width"] | None
+    ) -> Iterator[None]:
+        """For as long as the context lasts, `encode` of this very waveform answers with states that were stored; None
+        stores nothing. Any other waveform is encoded."""
+        self._recalled = None if states is None else (waveform, states.float())
+        try:
+            yield
+        finally:
+            self._recalled = None
 
     def decode(
         self, states: Float[Tensor, "batch position width"], decoder_input_ids: Int[Tensor, "batch token"]
@@ -149,13 +166,14 @@ def complete_generation_config(config: GenerationConfig | None, tokens: Tokens) 
 
 
 def locate(name_or_path: str) -> str:
-    """A model's name -> what transformers can load: nano's folder, a folder, or a name on the hub.
+    """A model's name -> what transformers can load: nano's folder, a folder, a run's model, or a name on the hub.
 
     Raises:
         InputError: there is no such folder, it holds no Whisper, or the hub cannot be reached.
     """
     if name_or_path == NANO:
         return str(NANO_FOLDER)
+    name_or_path = find_model(name_or_path)
     path = Path(name_or_path)
     looks_like_path = path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") != 1
     if path.is_dir():
@@ -167,6 +185,23 @@ def locate(name_or_path: str) -> str:
     else:
         return _find_on_hub(name_or_path)
     return name_or_path
+
+
+def find_model(run_or_model: str) -> str:
+    """A run folder -> the model in it; any other name stays.
+
+    Raises:
+        InputError: the run has not finished, so that there is no model in it.
+    """
+    folder = Path(run_or_model)
+    if not (folder / "run.json").is_file() or (folder / "config.json").is_file():
+        return run_or_model
+    if not (folder / "model" / "config.json").is_file():
+        raise InputError(
+            f"{folder} is a run without a model: it has not finished, or it failed (see its run.json). "
+            f"Go on with it: python train.py resume={folder}"
+        )
+    return str(folder / "model")
 
 
 @cache

@@ -80,13 +80,34 @@ class Augmentation:
             yield batch
             return
         seed = random.Random(f"augment {self.seed} {step} {part} {rank}").randrange(2**62)
+        with self.hear_drawn(whisper, batch, seed) as changed:
+            yield changed
+
+    @contextmanager
+    def hear_drawn(self, whisper: Whisper, batch: Batch, seed: int) -> Iterator[Batch]:
+        """The same, by a seed of one's own."""
         changed = self.change(batch, whisper.tokens, seed)
         with self._hide(whisper, changed.lengths, seed):
             yield changed
 
-    @torch.no_grad()
+    @property
+    def sound(self) -> str:
+        """What is done to the sound, in words that differ where it does; "" for nothing."""
+        told = [*self.waveform.values(), *([self.spec_augment] if self.spec_augment else [])]
+        return ", ".join(map(repr, told))
+
     def change(self, batch: Batch, tokens: Tokens, seed: int) -> Batch:
         """Waveforms of the same shape, and targets that spell the same text."""
+        # Where states were stored there is no sound, and what they are of was augmented before.
+        changed = batch if batch.states is not None else self._change_sound(batch, tokens, seed)
+        if not self.bpe_dropout:
+            return changed
+        if self.subwords is None:
+            self.subwords = SubwordDropout(tokens, self.bpe_dropout)
+        return self.subwords.respell(changed, random.Random(seed))
+
+    @torch.no_grad()
+    def _change_sound(self, batch: Batch, tokens: Tokens, seed: int) -> Batch:
         waveform, lengths = batch.waveform.float(), batch.lengths
         generator = torch.Generator(waveform.device).manual_seed(seed)
         with torch.autocast(waveform.device.type, enabled=False):  # half precision would add a noise of its own
@@ -97,12 +118,7 @@ class Augmentation:
                     heard = torch.where(timed[:, None], waveform, heard)
                     new_lengths = torch.where(timed, lengths, new_lengths)
                 waveform, lengths = heard, new_lengths
-        changed = replace(batch, waveform=waveform, lengths=lengths)
-        if not self.bpe_dropout:
-            return changed
-        if self.subwords is None:
-            self.subwords = SubwordDropout(tokens, self.bpe_dropout)
-        return self.subwords.respell(changed, random.Random(seed))
+        return replace(batch, waveform=waveform, lengths=lengths)
 
     @contextmanager
     def _hide(self, whisper: Whisper, lengths: Tensor, seed: int) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """WhisperModule: loss, steps, decoding, optimiser. It knows nothing of files."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import lightning as L
@@ -12,15 +13,21 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from attune.audio.waveform import SAMPLE_RATE_HZ, SAMPLES_PER_POSITION
 from attune.data.batch import Batch
+from attune.model.bias import TermBias
 from attune.model.decode import decode
 from attune.model.finetune.base import FineTuning, advance, after_step, parameter_groups, regularisation
-from attune.model.flops import count_forward, count_training
+from attune.model.flops import Work, count_forward, count_training
 from attune.model.whisper import Whisper
 from attune.score.metrics import CorpusErrorRate, Prediction
 from attune.train.augmentation import Augmentation
 from attune.train.objective.cross_entropy import CrossEntropy, LossTerms
 from attune.train.objective.penalty import Estimated, Penalty
+from attune.train.objective.preparation import Prepared
+from attune.train.recovery import Recovery, can_recover
 from attune.train.schedule import default_learning_rate, linear_decay
+
+# What is counted in the course of a run, and taken back where an accumulation window has to be taken again.
+COUNTED = ("window_tokens", "window_parts", "utterances_seen", "audio_seen_s", "flops_done")
 
 
 class WhisperModule(L.LightningModule):
@@ -75,13 +82,18 @@ class WhisperModule(L.LightningModule):
         self.word_errors = CorpusErrorRate(unit="word", normalised=True)
         self.raw_word_errors = CorpusErrorRate(unit="word", normalised=False)
         self.predictions: list[Prediction] = []  # of the panel that was scored last
+        self.bias: TermBias | None = None  # of the panel that is being scored; validation while training has none
         self.window_tokens = 0  # supervised tokens since the last optimiser step, on this rank
         self.window_parts = 0  # micro-batches since then
         self.utterances_seen = 0
         self.audio_seen_s = 0.0
         self.flops_done = 0.0
+        self.recovery = Recovery()
+        self.counted = {name: getattr(self, name) for name in COUNTED}  # when the accumulation window began
 
     def on_fit_start(self) -> None:
+        self.recovery.close_window()
+        self.window_tokens = self.window_parts = 0
         if isinstance(self.penalty, Estimated):
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             alone = data.one_by_one("replay", self.penalty.utterances)
@@ -91,15 +103,49 @@ class WhisperModule(L.LightningModule):
         advance(self.finetune, self.whisper.network, self.trainer.global_step / self.steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        """Forward and, on one device, backward too: a step that does not fit is then taken again (train/recovery.py),
+        and the gradients of the step before are gone before activations take their place."""
+        if not can_recover(self.trainer):
+            return self._hear(batch)
+        self.recovery.learn(batch, self._step, self._begin_window)
+        return torch.zeros((), device=self.device)
+
+    def _hear(self, batch: Batch) -> Float[Tensor, ""]:
         place = self.trainer.global_step, self.window_parts, self.global_rank
         self.window_parts += 1
-        with self.augmentation.hear(self.whisper, batch, *place) as heard:
+        with ExitStack() as stack:
+            heard = stack.enter_context(self.augmentation.hear(self.whisper, batch, *place))
+            stack.enter_context(self.whisper.recalling(heard.waveform, heard.states))
             return self._train_on(heard)
 
+    def _step(self, batch: Batch) -> None:
+        loss = self._hear(batch) / self.trainer.accumulate_grad_batches
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        with torch.autocast(self.device.type, enabled=False):  # the forward pass has chosen every precision
+            (loss if scaler is None else scaler.scale(loss)).backward()
+
+    def _begin_window(self) -> None:
+        """Clear the gradients; where the window has begun before, take back what was counted in it."""
+        self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
+        if self.window_parts:
+            for name, value in self.counted.items():
+                setattr(self, name, value)
+        self.counted = {name: getattr(self, name) for name in COUNTED}
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if not can_recover(self.trainer):  # else it has been done
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        if not can_recover(self.trainer):  # else the window's gradients are there already
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
     def _train_on(self, batch: Batch) -> Float[Tensor, ""]:
+        if isinstance(self.objective, Prepared):
+            self.objective.step = self.trainer.global_step
         terms = self.objective.loss(self.whisper, batch)
         self.window_tokens += terms.tokens
-        self.utterances_seen += len(batch)
+        self.utterances_seen += batch.utterances
         self.audio_seen_s += float(batch.lengths.sum()) / SAMPLE_RATE_HZ
         self.flops_done += self._count_flops(batch)
         self._log_loss("train/loss", terms, len(batch), on_step=True)
@@ -121,6 +167,8 @@ class WhisperModule(L.LightningModule):
         network, (utterances, samples) = self.whisper.network, batch.waveform.shape
         positions, tokens = samples // SAMPLES_PER_POSITION, batch.decoder_input_ids.shape[1]
         forward = count_forward(network.config, utterances, positions, tokens, batch.supervised)
+        if batch.states is not None:  # the encoder was not asked
+            forward = Work(0.0, forward.decoder)
         return count_training(network, forward)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -133,6 +181,7 @@ class WhisperModule(L.LightningModule):
             if parameter.grad is not None:
                 parameter.grad.div_(tokens)
         self.window_tokens = self.window_parts = 0
+        self.recovery.close_window()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Once for each accumulation window, before any checkpoint is written: the type's own work must be in it."""
@@ -161,7 +210,7 @@ class WhisperModule(L.LightningModule):
         self.predictions += [Prediction(*row) for row in rows]
 
     def _transcribe(self, states: Float[Tensor, "batch position width"], batch: Batch) -> list[str]:
-        ids = decode(self.whisper, states, batch.prefixes, batch.lengths)
+        ids = decode(self.whisper, states, batch.prefixes, batch.lengths, self.bias)
         return [self.whisper.tokens.transcript(row) for row in ids]
 
     def _log_loss(self, name: str, terms: LossTerms, utterances: int, on_step: bool = False) -> None:

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
 
 from attune.train.callbacks.checkpoints import MONITORED
+from attune.train.callbacks.compiled import Compiled
 
 
 def make_trainer(
@@ -24,6 +25,8 @@ def make_trainer(
     accelerator: str = "auto",
     devices: int | str = "auto",
     strategy: str = "auto",
+    compile: bool = False,
+    monitored: str = MONITORED,
 ) -> L.Trainer:
     """A Trainer over an endless stream of batches: its length is in optimiser steps, not in epochs.
 
@@ -33,10 +36,12 @@ def make_trainer(
         validate_every: optimiser steps between validations.
         patience: validations without a better WER after which training stops.
         log_every: optimiser steps between logged values.
+        compile: torch.compile for the blocks of either side, while they learn.
+        monitored: the logged value that `patience` waits for a lower one of: the WER, unless the objective has its own.
     """
     return L.Trainer(
         default_root_dir=folder,
-        callbacks=[*callbacks, EarlyStopping(MONITORED, patience=patience)],
+        callbacks=[*callbacks, EarlyStopping(monitored, patience=patience), *([Compiled()] if compile else [])],
         logger=list(loggers),
         max_steps=max_steps,
         precision=choose_precision(precision, accelerator),  # type: ignore[arg-type]

@@ -1,14 +1,21 @@
 """The likelihood of the transcript: supervised fine-tuning."""
 
 from dataclasses import dataclass
+from functools import partial
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from attune.data.batch import Batch
 from attune.model.whisper import Whisper
 from attune.text.tokens import IGNORED
+
+# Of logits in fp32 that are there at one time; the backward pass needs three times as much. With OpenAI's vocabulary
+# that is 1,293 tokens: some 80 utterances of five seconds.
+LOGITS_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,7 @@ class LossTerms:
     Args:
         total: the loss summed over the batch's supervised tokens; WhisperModule divides it, once, by the supervised
             tokens of the whole accumulation window on all ranks.
-        tokens: how many supervised tokens the sum holds.
+        tokens: how many supervised tokens the sum holds; or utterances, where an objective sums over these instead.
         logged: further values for the log, each a mean over the batch.
         logits: of the batch's supervised tokens in their order, where the objective made them: distillation needs them.
     """
@@ -48,11 +55,31 @@ class CrossEntropy:
     def loss_from_states(
         self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
     ) -> LossTerms:
-        """The same from encoder states that are there already: validation encodes once for loss and decoding."""
-        logits = compute_logits(whisper, states, batch)
-        labels = batch.labels[batch.labels != IGNORED]
-        total = cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
-        return LossTerms(total, logits.shape[0], {}, logits)
+        """The same from encoder states that are there already: validation encodes once for loss and decoding.
+
+        Where the logits would take more than LOGITS_BYTES they are made in chunks, and once more in the backward pass:
+        the same sum, for the time of one more output projection; nothing keeps them then, and `logits` is None.
+        """
+        is_taught = batch.labels != IGNORED
+        hidden, labels = whisper.decode(states, batch.decoder_input_ids)[is_taught], batch.labels[is_taught]
+        at_once = count_at_once(whisper)
+        if len(labels) > at_once:
+            sum_chunk = partial(checkpoint, self._sum, whisper, use_reentrant=False, preserve_rng_state=False)
+            parts = zip(hidden.split(at_once), labels.split(at_once), strict=True)
+            return LossTerms(torch.stack([sum_chunk(*part)[0] for part in parts]).sum(), len(labels), {})
+        total, logits = self._sum(whisper, hidden, labels)
+        return LossTerms(total, len(labels), {}, logits)
+
+    def _sum(
+        self, whisper: Whisper, hidden: Float[Tensor, "token width"], labels: Int[Tensor, "token"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "token vocabulary"]]:
+        logits = whisper.project(hidden).float()
+        return cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing), logits
+
+
+def count_at_once(whisper: Whisper) -> int:
+    """Of how many tokens logits are made at one time, at least one."""
+    return max(1, LOGITS_BYTES // (4 * whisper.network.config.vocab_size))
 
 
 def compute_logits(

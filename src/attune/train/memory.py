@@ -1,0 +1,294 @@
+"""What a run will need: bytes at the fullest moment of a step, from the network's shapes and what learns in it.
+
+Nothing is run. Counted is what autograd keeps for the backward pass, module by module. With d the width, f the
+feed-forward's, s the bytes of what autocast computes in (2 in half precision, else 4), one block keeps for a position
+
+    4 d in front of each norm, 4 s d of self-attention (query, key, value, output), of cross-attention 2 s d and 2 s d
+    a position of the encoder, s f in front of the GELU, and the input of each linear layer whose weight learns
+
+and nothing where no gradient flows. Under autocast each linear layer keeps copies of its own of input and weight.
+"""
+
+import resource
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import WhisperForConditionalGeneration
+
+from attune.audio.waveform import POSITIONS_PER_S
+from attune.data.audit import encode_row
+from attune.data.module import SpeechDataModule
+from attune.text.tokens import IGNORED
+from attune.train.objective.cross_entropy import LOGITS_BYTES
+
+SINGLE = 4  # bytes of a number in fp32
+MOMENTS = 2  # that AdamW keeps of each parameter that learns
+LOOKED_AT = 64  # batches of the first pass
+BATCHES_S = (10, 15, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640, 960, 1280, 1920)
+USABLE = 0.9  # of a device's memory: the rest is the driver's, and what lies between blocks
+
+
+@dataclass(frozen=True)
+class Load:
+    """A batch: windows of so many encoder positions and decoder tokens, and how many tokens of all are taught."""
+
+    windows: int
+    positions: int
+    tokens: int
+    supervised: int
+
+    def fill(self, batch_window_s: float) -> "Load":
+        """The same kind of utterances, as many as data.batch_window_s allows."""
+        windows = max(1, int(batch_window_s * POSITIONS_PER_S) // self.positions)
+        return replace(self, windows=windows, supervised=-(-self.supervised * windows // self.windows))
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes at the fullest moment. `process` is what is there before anything of the model, on a CPU."""
+
+    parameters: int
+    gradients: int
+    optimiser: int
+    activations: int
+    logits: int
+    process: int
+
+    @property
+    def total(self) -> int:
+        return sum(vars(self).values())
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, as memory sees it.
+
+    Args:
+        network: with its type applied; a skeleton will do.
+        load: its costliest batch.
+        half: autocast in 16 bits.
+        accumulates: gradients are there while the next micro-batch goes forward.
+        cached: the encoder's states are read from disk.
+        scored_positions: encoder positions of a batch of scoring.
+        beside: bytes beside the model: a moving average, what a penalty remembers.
+        process: bytes of the process without the model; 0 on a GPU.
+    """
+
+    network: WhisperForConditionalGeneration
+    load: Load
+    half: bool = False
+    accumulates: bool = False
+    cached: bool = False
+    scored_positions: int = 12_000
+    beside: int = 0
+    process: int = 0
+
+    def need(self) -> Need:
+        network = self.network
+        tensors = [*network.parameters(), *network.buffers()]
+        learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        gradients = SINGLE * sum(parameter.numel() for parameter in learning)
+        moments = [*self._moments(gradients), (self._scoring(), 0, 0)]
+        activations, logits, kept = max(moments, key=sum)
+        return Need(
+            parameters=sum(tensor.nbytes for tensor in tensors) + self.beside,
+            gradients=kept,
+            optimiser=MOMENTS * gradients,
+            activations=activations,
+            logits=logits,
+            process=self.process,
+        )
+
+    def _moments(self, gradients: int) -> Iterable[tuple[int, int, int]]:
+        """(activations, logits, gradients) when each of them is at its height."""
+        network, load = self.network, self.load
+        accumulated = gradients if self.accumulates else 0
+        width, positions = network.config.d_model, load.windows * load.positions
+        states = 0 if self.cached else _encoder(network, positions, self.half)
+        passing = 0 if self.cached else _passing(network, positions, self.half)
+        flows = states > 0
+        states += SINGLE * positions * width
+        decoder = _decoder(network, load, self.half, flows)
+        yield states + decoder, _logits(network, load, self.half), accumulated
+        # While the gradient goes through the encoder, the decoder's parameters have theirs.
+        above = SINGLE * sum(each.numel() for each in network.model.decoder.parameters() if each.requires_grad)
+        yield states + passing, 0, max(accumulated, above if flows else 0)
+        largest = max((each.numel() for each in network.parameters() if each.requires_grad), default=0)
+        yield 0, 0, gradients + 2 * SINGLE * largest  # AdamW's step needs room for the largest of them, twice
+
+    def _scoring(self) -> int:
+        """States, the keys and values of all decoder blocks, and what passes through one encoder block."""
+        config = self.network.config
+        kept = SINGLE + 2 * config.decoder_layers * _bytes(self.half)
+        return self.scored_positions * config.d_model * kept + _passing(self.network, self.scored_positions, self.half)
+
+
+def _bytes(half: bool) -> int:
+    return 2 if half else SINGLE
+
+
+def _passing(network: WhisperForConditionalGeneration, positions: int, half: bool) -> int:
+    """What one encoder block holds at a time where nothing is kept: its feed-forward, before and behind the GELU."""
+    config = network.config
+    return positions * (2 * config.encoder_ffn_dim * _bytes(half) + 3 * config.d_model * SINGLE)
+
+
+def _encoder(network: WhisperForConditionalGeneration, positions: int, half: bool) -> int:
+    encoder, width = network.model.encoder, network.config.d_model
+    flows = _learns(encoder.conv1) or _learns(encoder.conv2)
+    # The log-mel, two frames a position, and both convolutions with their GELUs: 2 + 2 frames a position, and 1.
+    kept = (5 * width + 2 * network.config.num_mel_bins) * _bytes(half) * positions if flows else 0
+    for block in encoder.layers:
+        flows = flows or _learns(block)
+        if flows:
+            kept += positions * (_attention(block.self_attn, half) + _feed_forward(block, half)) + _casts(block, half)
+    return kept + (SINGLE * width * positions if flows or _learns(encoder.layer_norm) else 0)
+
+
+def _decoder(network: WhisperForConditionalGeneration, load: Load, half: bool, flows: bool) -> int:
+    decoder, width = network.model.decoder, network.config.d_model
+    rows, positions = load.windows * load.tokens, load.windows * load.positions
+    flows = flows or _learns(decoder.embed_tokens) or _learns(decoder.embed_positions)
+    kept = 0
+    for block in decoder.layers:
+        flows = flows or _learns(block)
+        if not flows:
+            continue
+        cross = block.encoder_attn
+        kept += rows * (_attention(block.self_attn, half) + _feed_forward(block, half)) + _casts(block, half)
+        kept += rows * width * (SINGLE + 2 * _bytes(half) + _inputs([cross.q_proj], half) + _own(cross.out_proj, half))
+        kept += positions * width * 2 * _bytes(half)  # keys and values
+        if half:  # each of the two makes a copy of the states; in fp32 they share the states themselves
+            kept += positions * width * _inputs([cross.k_proj, cross.v_proj], half)
+    return kept + 2 * SINGLE * rows * width
+
+
+def _attention(attention: Any, half: bool) -> int:
+    """Bytes a position of self-attention with the norm in front of it."""
+    inputs = _inputs([attention.q_proj, attention.k_proj, attention.v_proj], half)
+    return attention.embed_dim * (SINGLE + 4 * _bytes(half) + inputs + _own(attention.out_proj, half))
+
+
+def _feed_forward(block: Any, half: bool) -> int:
+    """Bytes a position, of the norm and the two layers behind it."""
+    width, inner = block.embed_dim, block.fc1.out_features
+    before = SINGLE + _inputs([block.fc1], half) + (_bytes(half) if _has_adapter(block.fc2) else 0)
+    return width * before + inner * (_bytes(half) + _own(block.fc2, half))
+
+
+def _inputs(layers: Sequence[nn.Module], half: bool) -> int:
+    """Bytes a number of an fp32 input that some layers share, in fp32; under autocast each keeps a copy."""
+    keeping = sum(map(_keeps_input, layers))
+    return 2 * keeping if half else SINGLE * bool(keeping)
+
+
+def _own(layer: nn.Module, half: bool) -> int:
+    """Bytes a number of an input that is computed in the precision of autocast, and that nothing else keeps."""
+    return _bytes(half) * (_keeps_input(layer) or _has_adapter(layer))
+
+
+def _keeps_input(layer: nn.Module) -> bool:
+    """Whether a matrix learns that is multiplied with it: the layer's own or a low-rank one; a bias needs no input."""
+    named = layer.named_parameters()
+    return any(each.requires_grad and each.ndim > 1 and not name.startswith("adapter.") for name, each in named)
+
+
+def _has_adapter(layer: nn.Module) -> bool:
+    return hasattr(layer, "adapter")
+
+
+def _casts(block: nn.Module, half: bool) -> int:
+    """Under autocast the matrices that a gradient passes through are kept in 16 bits beside themselves."""
+    return 2 * sum(each.numel() for each in block.parameters() if each.ndim > 1) if half else 0
+
+
+def _logits(network: WhisperForConditionalGeneration, load: Load, half: bool) -> int:
+    """The log-probabilities and two gradients of their size; more than LOGITS_BYTES are made in chunks."""
+    config = network.config
+    at_once = min(SINGLE * load.supervised * config.vocab_size, LOGITS_BYTES)
+    return 3 * at_once + (2 * config.vocab_size * config.d_model if half else 0)
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def measure_loads(data: SpeechDataModule) -> list[Load]:
+    """Of the batches that a run begins with."""
+    rows: Any = data.training_rows.remove_columns("audio")
+    loads = []
+    for batch in islice(data.training_batches(), LOOKED_AT):
+        lengths = [_count_tokens(data, [rows[i] for i in (draw.index, *draw.more)]) for draw in batch]
+        tokens, supervised = (list(column) for column in zip(*lengths, strict=True))
+        loads.append(Load(len(batch), batch[0].positions, max(tokens), sum(supervised)))
+    return loads
+
+
+def _count_tokens(data: SpeechDataModule, rows: Sequence[Any]) -> tuple[int, int]:
+    """Decoder positions of a window, and how many are taught. Packed ones share a prefix; the few ids are left in."""
+    sequences = [encode_row(row, data.tokens) for row in rows]
+    taught = [sum(label != IGNORED for label in sequence.labels) for sequence in sequences]
+    return min(sum(len(each.labels) for each in sequences), data.tokens.max_tokens), sum(taught)
+
+
+def costliest(job: Job, loads: Sequence[Load]) -> Job:
+    """The job with that of the loads which needs most."""
+    return max((replace(job, load=load) for load in loads), key=lambda each: each.need().total)
+
+
+def find_largest(job: Job, available: float) -> int | None:
+    """The largest data.batch_window_s of which a batch fits into so many bytes; None: not even ten seconds do."""
+    fitting = [seconds for seconds in BATCHES_S if replace(job, load=job.load.fill(seconds)).need().total <= available]
+    return max(fitting, default=None)
+
+
+def advise(job: Job, others: Sequence[tuple[str, Job]], available: float, batch_window_s: float, parts: int) -> str:
+    """What to say on the command line for a run to fit, the least change first.
+
+    Args:
+        others: words and the job that they make.
+        available: bytes.
+        batch_window_s, parts: the run's own batch and accumulation.
+    """
+    for words, each in [("", job), *others]:
+        largest = find_largest(each, available)
+        if largest is None:
+            continue
+        if largest >= batch_window_s:
+            return f"{words} fits, up to data.batch_window_s={largest}".strip()
+        more = -(-int(parts * batch_window_s) // largest)
+        return f"{words} data.batch_window_s={largest} trainer.accumulate_grad_batches={more}".strip()
+    return "does not fit: take a smaller model"
+
+
+def find_available(device: torch.device) -> int:
+    """Bytes that this process may use on a device, those that it has already included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(USABLE * (free + torch.cuda.memory_reserved(device)))
+    limits = [_read_number("/sys/fs/cgroup/memory.max"), _read_number("/proc/meminfo", "MemAvailable:", 1024)]
+    resident = find_resident()
+    found = [limit + (resident if place else 0) for place, limit in enumerate(limits) if limit is not None]
+    return int(USABLE * min(found, default=2**63))
+
+
+def find_resident() -> int:
+    """Bytes that this process has in memory now; its peak so far where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _read_number(path: str, name: str = "", unit: int = 1) -> int | None:
+    """The number in a file of the system, behind a name if there is one; None where it is not there."""
+    try:
+        words = Path(path).read_text().split()
+        return unit * int(words[words.index(name) + 1] if name else words[0])
+    except (OSError, ValueError, IndexError):
+        return None
