@@ -30,11 +30,13 @@ ADDED = {"trainer": {"callbacks": [], "loggers": [], "folder": ""}}
 # What only the user knows.
 USERS = {
     "data/manifest": ["data.train=a.jsonl", "data.validation=b.jsonl"],
+    "data/pairs": ["data.train=a.jsonl", "data.validation=b.jsonl"],
     "data/common_voice": ["data.root=cv"],
     "data/librispeech": ["data.root=LibriSpeech"],
     "data/folder": ["data.root=talks"],
     "data/hub": ["data.path=owner/name"],
     "data/fleurs": ["data.locale=ar_eg", "data.language=ar"],
+    "vocabulary/file": ["vocabulary.file=terms.txt"],
     "experiment/one_speaker": ["data.train=a.jsonl", "data.validation=b.jsonl"],
 }
 

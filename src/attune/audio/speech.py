@@ -18,6 +18,7 @@ from attune.errors import InputError
 
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples go to the callback, no sound device is opened
 _UTF8 = 1  # espeakCHARS_UTF8
+_PHONEMES = 0x100  # espeakPHONEMES: [[...]] holds phonemes
 _RATE, _PITCH, _RANGE = 1, 3, 4  # espeak_PARAMETER
 _ONE_AT_A_TIME = threading.Lock()  # the library's state is global
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
@@ -46,8 +47,10 @@ class Voice:
         return f"{self.accent}+{self.variant}" if self.variant else self.accent
 
 
-def speak(text: str, voice: Voice) -> Float[Tensor, "sample"]:
+def speak(text: str, voice: Voice, phonemes: bool = False) -> Float[Tensor, "sample"]:
     """Render a text: float32 in [-1, 1] at 16 kHz, about 6 ms for a sentence.
+
+    With `phonemes`, what stands in it between double brackets is spoken as audio/phonemes.py has spelt it.
 
     The same text and voice give the same samples, in any order and in any process: espeak-ng carries the phase of its
     oscillators from one text to the next, so each text gets the library as freshly loaded.
@@ -61,7 +64,7 @@ def speak(text: str, voice: Voice) -> Float[Tensor, "sample"]:
     with _ONE_AT_A_TIME:
         library = ctypes.CDLL(espeakng_loader.get_library_path())
         try:
-            samples, rate_hz = _synthesise(library, espeakng_loader.get_data_path(), text, voice)
+            samples, rate_hz = _synthesise(library, espeakng_loader.get_data_path(), text, voice, phonemes)
         finally:
             library.espeak_Terminate()
             _ctypes.dlclose(library._handle)
@@ -75,7 +78,9 @@ def check_voice(voice: Voice, data: Path) -> None:
         raise InputError(f"espeak-ng has no voice variant {voice.variant!r}. Accepted: {', '.join(sorted(variants))}.")
 
 
-def _synthesise(library: ctypes.CDLL, data: str, text: str, voice: Voice) -> tuple[Float[Tensor, "sample"], int]:
+def _synthesise(
+    library: ctypes.CDLL, data: str, text: str, voice: Voice, phonemes: bool
+) -> tuple[Float[Tensor, "sample"], int]:
     rate_hz: int = library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), 0)
     if rate_hz <= 0:
         raise RuntimeError(f"espeak-ng did not start with its data in {data}")
@@ -90,7 +95,7 @@ def _synthesise(library: ctypes.CDLL, data: str, text: str, voice: Voice) -> tup
     library.espeak_SetSynthCallback(callback)
     _set_voice(library, voice)
     raw = text.encode()
-    library.espeak_Synth(raw, len(raw) + 1, 0, 1, 0, _UTF8, None, None)
+    library.espeak_Synth(raw, len(raw) + 1, 0, 1, 0, _UTF8 | (_PHONEMES if phonemes else 0), None, None)
     samples = torch.frombuffer(bytearray(b"".join(chunks) or b"\0\0"), dtype=torch.int16)
     return samples.float() / 32768, rate_hz
 

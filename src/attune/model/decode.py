@@ -9,6 +9,7 @@ from transformers import EncoderDecoderCache
 
 from attune.audio.waveform import SAMPLE_RATE_HZ
 from attune.model.additions import read_ctc
+from attune.model.bias import TermBias
 from attune.model.finetune.ctc import count_positions, find_writer
 from attune.model.whisper import Whisper
 from attune.text.tokens import SPOKEN_PER_S
@@ -30,12 +31,14 @@ def decode(
     states: Float[Tensor, "batch position width"],
     prefixes: Sequence[Sequence[int]],
     lengths: Int[Tensor, "batch"],
+    bias: TermBias | None = None,
 ) -> list[list[int]]:
     """What the model writes: its CTC head, where it has one that writes (finetune=ctc), else its decoder.
 
     Args:
         prefixes: what each decoder is given; a CTC head is given nothing.
         lengths: of each utterance, in samples.
+        bias: terms that the decoder is drawn to; a CTC head is not.
 
     Returns:
         The new ids of each utterance, <|endoftext|> left out.
@@ -43,7 +46,7 @@ def decode(
     head = find_writer(whisper.network)
     if head is not None:
         return read_ctc(head, states, count_positions(lengths, states.shape[1]).tolist())
-    return decode_greedily(whisper, states, prefixes, cap_tokens(lengths, whisper.tokens.tokens_per_s))
+    return decode_greedily(whisper, states, prefixes, cap_tokens(lengths, whisper.tokens.tokens_per_s), bias)
 
 
 @torch.no_grad()
@@ -52,6 +55,7 @@ def decode_greedily(
     states: Float[Tensor, "batch position width"],
     prefixes: Sequence[Sequence[int]],
     max_new_tokens: Sequence[int],
+    bias: TermBias | None = None,
 ) -> list[list[int]]:
     """The likeliest next token until <|endoftext|>, for each utterance.
 
@@ -62,11 +66,12 @@ def decode_greedily(
         states: encoder states.
         prefixes: what each decoder is given: prompt, start, language, task, <|notimestamps|>.
         max_new_tokens: of each utterance, beside the prefix; never beyond the decoder's 448 positions.
+        bias: terms whose tokens gain in every step (model/bias.py).
 
     Returns:
         The new ids of each utterance, <|endoftext|> left out.
     """
-    run = _Run(whisper, states, prefixes, max_new_tokens)
+    run = _Run(whisper, states, prefixes, max_new_tokens, bias)
     while run.rows.numel():
         run.step()
     return run.found
@@ -81,6 +86,7 @@ class _Run:
         states: Float[Tensor, "batch position width"],
         prefixes: Sequence[Sequence[int]],
         max_new_tokens: Sequence[int],
+        bias: TermBias | None = None,
     ):
         self.whisper = whisper
         self.states = states
@@ -95,6 +101,8 @@ class _Run:
         self.alive = torch.ones_like(self.rows, dtype=torch.bool)
         self.cache: EncoderDecoderCache | None = None
         self.made = 0
+        self.bias = bias
+        self.terms = self.rows if bias is None else bias.start(len(prefixes), states.device)  # how far in a term
 
     def _pad_left(
         self, prefixes: Sequence[Sequence[int]], longest: int
@@ -106,6 +114,19 @@ class _Run:
 
     def step(self) -> None:
         """One more token for every row that is left."""
+        tokens = self._choose(self._favour(self._suppress(self._compute_logits())))
+        self._follow(tokens)
+        self.made += 1
+        self.alive &= tokens != self.whisper.tokens.end_of_text
+        self._keep(tokens, self.alive)
+        self.alive &= self.limits > self.made
+        self._continue(tokens)
+
+    def _choose(self, logits: Float[Tensor, "batch vocabulary"]) -> Int[Tensor, "batch"]:
+        return logits.argmax(dim=-1)
+
+    def _compute_logits(self) -> Float[Tensor, "batch vocabulary"]:
+        """Of the next token of every row, from what was chosen last."""
         output = self.whisper.network.model.decoder(
             input_ids=self.inputs,
             attention_mask=self.attention_mask if self.is_padded else None,  # None is the faster kernel
@@ -115,13 +136,7 @@ class _Run:
             use_cache=True,
         )
         self.cache = output.past_key_values
-        logits = self.whisper.project(output.last_hidden_state[:, -1]).float()
-        tokens = self._suppress(logits).argmax(dim=-1)
-        self.made += 1
-        self.alive &= tokens != self.whisper.tokens.end_of_text
-        self._keep(tokens, self.alive)
-        self.alive &= self.limits > self.made
-        self._continue(tokens)
+        return self.whisper.project(output.last_hidden_state[:, -1]).float()
 
     def _suppress(self, logits: Float[Tensor, "batch vocabulary"]) -> Float[Tensor, "batch vocabulary"]:
         config = self.whisper.network.generation_config
@@ -131,6 +146,13 @@ class _Run:
         if banned:
             logits[:, banned] = -torch.inf
         return logits
+
+    def _favour(self, logits: Float[Tensor, "batch vocabulary"]) -> Float[Tensor, "batch vocabulary"]:
+        return logits if self.bias is None else self.bias.favour(logits, self.terms)
+
+    def _follow(self, tokens: Int[Tensor, "batch"]) -> None:
+        if self.bias is not None:
+            self.terms = self.bias.follow(self.terms, tokens)
 
     def _keep(self, tokens: Int[Tensor, "batch"], alive: Bool[Tensor, "batch"]) -> None:
         for row, token, is_alive in zip(self.rows.tolist(), tokens.tolist(), alive.tolist(), strict=True):
@@ -149,7 +171,7 @@ class _Run:
             self._drop(self.alive.nonzero()[:, 0])
 
     def _drop(self, kept: Int[Tensor, "kept"]) -> None:
-        names = ("rows", "states", "limits", "inputs", "positions", "attention_mask", "alive")
+        names = ("rows", "states", "limits", "inputs", "positions", "attention_mask", "alive", "terms")
         for name in names:
             setattr(self, name, getattr(self, name)[kept])
         if self.cache is not None:

@@ -17,9 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+from transformers import LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
 from attune.audio.waveform import SAMPLE_RATE_HZ, SHORTEST_S, SILENCE_PEAK, WINDOW_S
+from attune.model.bias import TermBias, TermProcessor
 from attune.model.decode import cap_tokens, decode
 from attune.model.finetune.ctc import find_writer
 from attune.model.whisper import Whisper
@@ -76,11 +78,21 @@ class Listener:
         task: transcribe or translate.
         timestamps: whether the decoder writes times. Without them a window is decoded exactly as a run scores models,
             greedily and once, and longer recordings are cut at quiet moments.
+        bias: terms that the decoder is drawn to.
+        prompt: terms that stand before every window, as if they had been said.
     """
 
     def __init__(
-        self, whisper: Whisper, language: str | None, task: str, timestamps: bool, thresholds: Thresholds | None = None
+        self,
+        whisper: Whisper,
+        language: str | None,
+        task: str,
+        timestamps: bool,
+        thresholds: Thresholds | None = None,
+        bias: TermBias | None = None,
+        prompt: str | None = None,
     ):
+        self.bias, self.prompt = bias, prompt
         self.whisper = whisper
         self.language = language if whisper.tokens.is_multilingual else "en"
         self.task = task
@@ -111,14 +123,15 @@ class Listener:
         states = self.whisper.encode(padded[None].to(self.whisper.network.device))
         self.language = self.language or self._detect_language(states)
         tokens, length = self.whisper.tokens, torch.tensor([len(window)])
-        learned = tokens.prompt(None, room=tokens.max_tokens)  # the prompt of a model with finetune=prompt
-        prefix = [*learned, *tokens.prefix(self.language, self.task, self.timestamps)]
+        # The learned prompt of a model with finetune=prompt is in it, whether there are terms or not.
+        prompt = tokens.prompt(self.prompt, room=tokens.max_tokens // 2 if self.prompt else tokens.max_tokens)
+        prefix = [*prompt, *tokens.prefix(self.language, self.task, self.timestamps)]
         if self.timestamps:
             limit = min(
                 cap_tokens(length, tokens.tokens_per_s)[0], tokens.max_tokens - len(prefix)
             )  # `generate` refuses what cannot fit
             return self._decode_with_fallback(states, prefix, limit)
-        ids = decode(self.whisper, states, [prefix], length.to(states.device))[0]
+        ids = decode(self.whisper, states, [prefix], length.to(states.device), self.bias)[0]
         return self._judge(states, prefix, ids) if self.has_decoder else Attempt(ids, 0.0, 0.0, 0.0)
 
     def _detect_language(self, states: Float[Tensor, "1 position width"]) -> str:
@@ -153,6 +166,7 @@ class Listener:
             return_timestamps=True,
             temperature=temperature,
             max_length=limit,  # Whisper's own `generate` adds the prefix to it
+            logits_processor=LogitsProcessorList([TermProcessor(self.bias)] if self.bias else []),
             force_unique_generate_call=True,  # else it goes on behind the last timestamp, in a window padded with 0.0
             **sampling,
         )

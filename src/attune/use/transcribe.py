@@ -1,17 +1,20 @@
 """A file and a model -> its transcript."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from attune.audio.waveform import SAMPLE_RATE_HZ, SHORTEST_S, WINDOW_S, AudioError, load_waveform
+from attune.data.vocabulary import CustomVocabulary
 from attune.errors import InputError
+from attune.model.bias import TermBias, make_bias
+from attune.model.finetune.ctc import find_writer
 from attune.model.whisper import Whisper, complete_generation_config, load_tokens, load_whisper
 from attune.text.normalise import spells_without_spaces
 from attune.text.tokens import Tokens
+from attune.text.vocabulary import list_terms
 from attune.use.listen import Listener, Thresholds, walk
 from attune.use.transcript import Transcript
 
@@ -26,12 +29,15 @@ def transcribe(
     task: str = "transcribe",
     timestamps: bool | None = None,
     thresholds: Thresholds | None = None,
+    bias: TermBias | None = None,
+    prompt: str | None = None,
     on_progress: Callable[[float, float], None] = lambda heard_s, duration_s: None,
 ) -> Transcript:
     """Hear one file.
 
     Args:
         timestamps: None asks for them where the recording is longer than Whisper's window.
+        bias, prompt: what a list of terms does (`read_list`).
         on_progress: is told the seconds heard and the seconds in all.
 
     Raises:
@@ -40,7 +46,7 @@ def transcribe(
     waveform = load_recording(file)
     duration_s = len(waveform) / SAMPLE_RATE_HZ
     timed = duration_s > WINDOW_S if timestamps is None else timestamps
-    listener = Listener(whisper, language, task, timed, thresholds)
+    listener = Listener(whisper, language, task, timed, thresholds, bias, prompt)
     with torch.random.fork_rng():
         torch.manual_seed(0)  # higher temperatures draw tokens: the same file gives the same text
         segments = walk(waveform, listener.hear, lambda heard_s: on_progress(heard_s, duration_s))
@@ -65,23 +71,6 @@ def load_recording(file: str) -> Float[Tensor, "sample"]:
     return waveform
 
 
-def find_model(run_or_model: str) -> str:
-    """A run folder -> the model in it; any other name stays.
-
-    Raises:
-        InputError: the run has not finished, so that there is no model in it.
-    """
-    folder = Path(run_or_model)
-    if not (folder / "run.json").is_file() or (folder / "config.json").is_file():
-        return run_or_model
-    if not (folder / "model" / "config.json").is_file():
-        raise InputError(
-            f"{folder} is a run without a model: it has not finished, or it failed (see its run.json). "
-            f"Go on with it: python train.py resume={folder}"
-        )
-    return str(folder / "model")
-
-
 def load_listening(run_or_model: str, device: str) -> Whisper:
     """A Whisper that is ready to listen.
 
@@ -95,14 +84,35 @@ def load_listening(run_or_model: str, device: str) -> Whisper:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device=cuda: torch sees no CUDA device here. Accepted: auto, cpu, cuda.")
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    source = find_model(run_or_model)
     try:
-        whisper = load_whisper(source, load_tokens(source)).eval().to(chosen)
+        whisper = load_whisper(run_or_model, load_tokens(run_or_model)).eval().to(chosen)
     except InputError as error:  # it names the key of train.py's config, which is not what was typed here
         raise InputError(str(error).replace("model.name_or_path", "RUN_OR_MODEL")) from None
     network, tokens = whisper.network, whisper.tokens
     network.generation_config = complete_generation_config(network.generation_config, tokens)
     return whisper
+
+
+def read_list(whisper: Whisper, file: str, weight: float, prompts: bool) -> tuple[TermBias | None, str | None]:
+    """A list of terms -> the bias of decoding towards them, and a prompt with as many of them as it has room for.
+
+    Args:
+        weight: nats that each token of a term gains; 0 is no bias.
+        prompts: whether there is to be a prompt.
+
+    Raises:
+        InputError: the list is wrong, or a CTC head writes, which neither helps.
+    """
+    if find_writer(whisper.network) is not None:
+        raise InputError(f"--vocabulary={file}: this model writes by its CTC head, and only a decoder can be helped.")
+    try:
+        vocabulary = CustomVocabulary(file, bias=weight)
+        bias = make_bias(whisper, vocabulary.terms, weight)
+    except InputError as error:  # it names the keys of train.py's config
+        message = str(error).replace("vocabulary.file", "--vocabulary").replace("vocabulary.bias", "--vocabulary-bias")
+        raise InputError(message.replace("take vocabulary=none", "leave --vocabulary out")) from None
+    fitting = vocabulary.fit((term.spelling for term in vocabulary.terms), whisper.tokens) if prompts else []
+    return bias if weight else None, list_terms(fitting) or None
 
 
 def check_language(tokens: Tokens, language: str | None, task: str) -> str | None:

@@ -81,6 +81,7 @@ class Utterance:
         parts: sentences, spoken one after the other with pauses between; none is an utterance without speech.
         noise_db: signal-to-noise ratio of added white noise in dB; None for a clean recording.
         environment: a noisy place instead of white noise.
+        spoken: what espeak-ng is given instead of `parts`, one for one, where it holds phonemes; else empty.
         prompt: text that the decoder sees before the transcript.
         timestamps: whether the row carries its parts' times.
     """
@@ -93,6 +94,7 @@ class Utterance:
     prompt: str | None = None
     timestamps: bool = False
     environment: str | None = None
+    spoken: tuple[str, ...] = ()
 
 
 class SyntheticCorpus:
@@ -128,7 +130,7 @@ class SyntheticCorpus:
         _check_splits(self.panels, self.extra_panels)
         self.language = language
         self.seed = seed
-        self.cache_dir = Path(cache_dir or os.environ.get("ATTUNE_CACHE") or Path.home() / ".cache" / "attune")
+        self.cache_dir = locate_cache(cache_dir)
 
     def splits(self) -> dict[str, Dataset]:
         return {name: self._load(name, panel) for name, panel in self.panels.items()}
@@ -154,6 +156,11 @@ class SyntheticCorpus:
 
     def _plan(self, name: str, panel: Panel) -> list[Utterance]:
         return plan_panel(name, panel, self.seed)
+
+
+def locate_cache(cache_dir: str | None) -> Path:
+    """Where what was rendered is kept, from one run to the next."""
+    return Path(cache_dir or os.environ.get("ATTUNE_CACHE") or Path.home() / ".cache" / "attune")
 
 
 def _under(room: str, panels: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -265,9 +272,9 @@ def _speak_parts(utterance: Utterance, rng: random.Random) -> tuple[Float[Tensor
     pieces: list[Tensor] = []
     segments: list[dict[str, Any]] = []
     length = 0
-    for text in utterance.parts:
+    for text, said in zip(utterance.parts, utterance.spoken or utterance.parts, strict=True):
         pause = int(SAMPLE_RATE_HZ * rng.uniform(0.0, 0.6)) if utterance.timestamps or length else 0
-        spoken = speak(text, utterance.voice)
+        spoken = speak(said, utterance.voice, phonemes=bool(utterance.spoken))
         if segments and length + pause + spoken.shape[0] > WINDOW_S * SAMPLE_RATE_HZ:
             break
         start = length + pause

@@ -12,7 +12,9 @@ from attune.model.finetune.lora import Lora
 from attune.model.finetune.vocabulary import NewVocabulary, grow_vocabulary, merge_vocabulary, require
 from attune.text.tokenizer import add_to_tokenizer
 from attune.text.tokens import Tokens
+from attune.text.vocabulary import Term
 
+VOCABULARY = "vocabulary"
 WORD = regex.compile(r"(?<= )\p{L}[\p{L}\p{M}]*(?:['’-][\p{L}\p{M}]+)*")
 
 
@@ -27,7 +29,8 @@ class NewTokens:
 
     Args:
         terms: words, phrases and symbols of the training texts, as they stand in a sentence; null chooses the `count`
-            words that one token each shortens most.
+            words that one token each shortens most; "vocabulary" takes those of the run's list (vocabulary=file) that
+            stand in the training texts and are spelt in several pieces.
         count: of the words that are chosen, at least 1.
         languages: new code -> the known language whose token it starts from: {gsw: de}.
         rank: of a low-rank adaptation of all linear layers that learns beside the rows; null is none.
@@ -37,7 +40,7 @@ class NewTokens:
 
     def __init__(
         self,
-        terms: Sequence[str] | None = None,
+        terms: Sequence[str] | str | None = None,
         count: int = 64,
         languages: Mapping[str, str] | None = None,
         rank: int | None = None,
@@ -51,7 +54,10 @@ class NewTokens:
             )
         if count < 1:
             raise InputError(f"finetune.count is {count}; at least 1 word must be chosen, or finetune.terms listed.")
-        self.terms = None if terms is None else list(terms)
+        if isinstance(terms, str) and terms != VOCABULARY:
+            raise InputError(f"finetune.terms={terms}: accepted are a list, [{terms}], null and {VOCABULARY}.")
+        self.terms = terms if terms is None or isinstance(terms, str) else list(terms)
+        self.given: list[str] = []  # of the run's vocabulary
         self.count = count
         self.languages = {code.lower(): relative for code, relative in (languages or {}).items()}
         self.lora = None if rank is None else Lora(rank=rank, alpha=alpha)
@@ -60,7 +66,7 @@ class NewTokens:
 
     def change_tokens(self, tokens: Tokens, transcripts: Iterable[str]) -> Tokens:
         texts = [" " + text.strip() for text in transcripts]
-        terms = choose_words(tokens, texts, self.count) if self.terms is None else read_terms(tokens, texts, self.terms)
+        terms = self._choose_terms(tokens, texts)
         relatives = read_languages(tokens, self.languages)
         tokenizer = add_to_tokenizer(tokens.tokenizer, terms, list(relatives))
         new = Tokens(tokenizer, tokens.is_multilingual, tokens.max_tokens)
@@ -76,6 +82,13 @@ class NewTokens:
         self.change = NewVocabulary(tokens, new, starts)
         return new
 
+    def _choose_terms(self, tokens: Tokens, texts: Sequence[str]) -> list[str]:
+        if self.terms is None:
+            return choose_words(tokens, texts, self.count)
+        if isinstance(self.terms, str):
+            return choose_given(tokens, texts, self.given)
+        return read_terms(tokens, texts, self.terms)
+
     def apply(self, network: WhisperForConditionalGeneration) -> None:
         change = require(self.change)
         freeze(network)
@@ -87,6 +100,12 @@ class NewTokens:
         if self.lora:
             self.lora.merge(network)
         merge_vocabulary(network)
+
+
+def give_terms(finetune: object, terms: Sequence[Term]) -> None:
+    """Hand a run's list to the type that can make tokens of it."""
+    if isinstance(finetune, NewTokens):
+        finetune.given = [term.spelling for term in terms]
 
 
 def spell(tokens: Tokens, text: str) -> list[int]:
@@ -128,6 +147,23 @@ def read_terms(tokens: Tokens, texts: Sequence[str], terms: Sequence[str]) -> li
                 "train. Leave it out."
             )
     return found
+
+
+def choose_given(tokens: Tokens, texts: Sequence[str], spellings: Sequence[str]) -> list[str]:
+    """Of a long list the terms that can learn: in the training texts, and spelt in several pieces.
+
+    Raises:
+        InputError: none can.
+    """
+    said = [spelling for spelling in spellings if any(spelling in text for text in texts)]
+    useful = [term for term in (place_term(each, texts) for each in said) if len(spell(tokens, term)) > 1]
+    if not useful:
+        raise InputError(
+            f"finetune.terms={VOCABULARY}: the run's list has {len(spellings)} terms, {len(said)} of which stand in the "
+            "training texts, and none there needs a token. Give a list (vocabulary=file), and texts or synthetic speech "
+            "that say its terms (vocabulary.synthetic=0.5)."
+        )
+    return useful
 
 
 def place_term(term: str, texts: Sequence[str]) -> str:
