@@ -14,11 +14,11 @@ from attune.audio.waveform import SAMPLE_RATE_HZ, AudioError, load_waveform
 from attune.errors import InputError
 from attune.model.decode import cap_tokens, decode_greedily
 from attune.model.scratch import Scratch, make_tokens, make_whisper
-from attune.model.whisper import Whisper, complete_generation_config
+from attune.model.whisper import Whisper, complete_generation_config, find_model
 from attune.text.tokens import Segment, Tokens
 from attune.use import transcribe as under_test
 from attune.use.listen import Heard, Listener, Thresholds, find_quiet_sample, split_segments, walk
-from attune.use.transcribe import check_language, find_model, load_recording, transcribe
+from attune.use.transcribe import check_language, load_recording, transcribe
 from attune.use.transcript import Transcript
 
 ONCE = Thresholds(temperatures=(0.0,))

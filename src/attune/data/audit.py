@@ -11,9 +11,9 @@ from typing import Any, cast
 from datasets import Dataset
 
 from attune.audio.waveform import SAMPLE_RATE_HZ, AudioError, compute_fault, load_waveform
-from attune.data.corpora.schema import read_segments
+from attune.data.corpora.schema import REJECTED, read_segments
 from attune.errors import InputError
-from attune.text.tokens import SPELT_PER_S, SPOKEN_PER_S, Tokens
+from attune.text.tokens import SPELT_PER_S, SPOKEN_PER_S, Sequence448, Tokens
 
 PACED = 1000  # utterances of which the pace is taken
 THREADS = 4  # libsndfile and torch leave the interpreter's lock while they work
@@ -39,6 +39,7 @@ def check_texts(splits: Mapping[str, Dataset], tokens: Tokens) -> None:
         for row in dataset.remove_columns("audio").to_list():
             try:
                 encode_row(row, tokens)
+                encode_rejected(row, tokens)
             except InputError as error:
                 raise InputError(f"{row['place']}: {error}") from None
 
@@ -55,9 +56,16 @@ def find_pace(dataset: Dataset, tokens: Tokens) -> float:
     return min(max(1.5 * fastest, SPOKEN_PER_S), SPELT_PER_S)
 
 
-def encode_row(row: Mapping[str, Any], tokens: Tokens):
+def encode_row(row: Mapping[str, Any], tokens: Tokens) -> Sequence448:
     """The decoder's input and labels for one row of the schema."""
     return tokens.sequence(row["text"], row["language"], row["task"], row["prompt"], read_segments(row))
+
+
+def encode_rejected(row: Mapping[str, Any], tokens: Tokens) -> Sequence448 | None:
+    """The same for the worse transcript of a pair; None for a row that is none."""
+    if row.get(REJECTED) is None:
+        return None
+    return encode_row({**row, "text": row[REJECTED]}, tokens)
 
 
 def reject_broken_audio(

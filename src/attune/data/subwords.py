@@ -5,6 +5,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from attune.data.batch import Batch, pad_tokens
 from attune.errors import InputError
 from attune.text.tokens import IGNORED, Tokens
@@ -35,19 +37,28 @@ class SubwordDropout:
         self.padding_id = tokens.end_of_text
 
     def respell(self, batch: Batch, rng: random.Random) -> Batch:
-        """The batch with its targets spelled anew; prompts stay as they are, and a row that would not fit."""
-        rows = zip(batch.decoder_input_ids.tolist(), batch.labels.tolist(), strict=True)
-        spelled = [self._respell(ids, labels, rng) for ids, labels in rows]
-        device = batch.labels.device
-        return replace(
-            batch,
-            decoder_input_ids=pad_tokens([ids for ids, _ in spelled], self.padding_id).to(device),
-            labels=pad_tokens([labels for _, labels in spelled], IGNORED).to(device),
+        """The batch with its targets spelled anew; prompts stay as they are, and a row that would not fit. Of a pair
+        both transcripts are, so that a preference is not one for a spelling."""
+        ids, labels = self._respell_all(batch.decoder_input_ids, batch.labels, rng)
+        changed = replace(batch, decoder_input_ids=ids, labels=labels)
+        if batch.rejected_input_ids is None or batch.rejected_labels is None:
+            return changed
+        ids, labels = self._respell_all(batch.rejected_input_ids, batch.rejected_labels, rng)
+        return replace(changed, rejected_input_ids=ids, rejected_labels=labels)
+
+    def _respell_all(self, ids: Tensor, labels: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
+        rows = zip(ids.tolist(), labels.tolist(), strict=True)
+        spelled = [self._respell(row_ids, row_labels, rng) for row_ids, row_labels in rows]
+        return (
+            pad_tokens([row_ids for row_ids, _ in spelled], self.padding_id).to(labels.device),
+            pad_tokens([row_labels for _, row_labels in spelled], IGNORED).to(labels.device),
         )
 
     def _respell(self, ids: list[int], labels: list[int], rng: random.Random) -> tuple[Sequence[int], Sequence[int]]:
         """One row, its padding dropped: what is fed is what was taught one position before, spelled the same way."""
         taught = [place for place, label in enumerate(labels) if label != IGNORED]
+        if not taught:  # an utterance without a rejected transcript
+            return ids, labels
         first, last = taught[0], taught[-1]
         ids, labels = ids[: last + 1], labels[: last + 1]
         if ids[first + 1 :] != labels[first:last]:  # no speech: the targets are no sequence

@@ -1,4 +1,4 @@
-"""What attune adds to a Whisper and plain transformers cannot hold: bottleneck adapters, a CTC head; how to load them.
+"""What attune adds to a Whisper and plain transformers cannot hold: adapters, a CTC or a reward head; how to load them.
 
 attune copies this file into a model's folder as load_whisper.py, beside the weights in additions.safetensors. It stands
 alone, therefore: torch, transformers and safetensors are all that it needs. In such a folder:
@@ -22,6 +22,7 @@ from transformers import WhisperForConditionalGeneration
 WEIGHTS = "additions.safetensors"
 ADAPTER = "adapter"  # the name of a child of the linear layer behind which it stands
 HEAD = "ctc_head"  # the name of a child of the whole network
+REWARD = "reward_head"  # of another
 
 
 class Bottleneck(nn.Module):
@@ -68,6 +69,15 @@ class CtcHead(nn.Linear):
         self.writes = writes
 
 
+class RewardHead(nn.Linear):
+    """A decoder's state -> what a transcript that ends there is worth; 0 for every transcript before it has learnt."""
+
+    def __init__(self, width: int):
+        super().__init__(width, 1)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 @torch.no_grad()
 def read_ctc(head: CtcHead, states: Tensor, positions: list[int]) -> list[list[int]]:
     """The likeliest token at each position, repetitions and blanks left out (Graves et al. 2006, section 3.2).
@@ -90,7 +100,7 @@ def read_ctc(head: CtcHead, states: Tensor, positions: list[int]) -> list[list[i
 
 def is_addition(name: str) -> bool:
     """Whether a weight is one that plain transformers has no place for."""
-    return f".{ADAPTER}." in name or name.startswith(f"{HEAD}.")
+    return f".{ADAPTER}." in name or name.startswith((f"{HEAD}.", f"{REWARD}."))
 
 
 def load_additions(network: nn.Module, path: Path | str) -> None:
@@ -107,6 +117,8 @@ def load_additions(network: nn.Module, path: Path | str) -> None:
                 attach(network.get_submodule(linear), bottleneck=len(weight))  # type: ignore[arg-type]
             if name == f"{HEAD}.weight":
                 network.add_module(HEAD, CtcHead(weight.shape[1], len(weight) - 1).to(weight))
+            if name == f"{REWARD}.weight":
+                network.add_module(REWARD, RewardHead(weight.shape[1]).to(weight))
         foreign = network.load_state_dict(weights, strict=False).unexpected_keys
     except (SafetensorError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} does not belong to this Whisper: {error}") from error

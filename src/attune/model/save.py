@@ -14,7 +14,7 @@ from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from attune.model import additions
-from attune.model.additions import HEAD, WEIGHTS, is_addition
+from attune.model.additions import HEAD, REWARD, WEIGHTS, is_addition
 from attune.model.whisper import Whisper, complete_generation_config, load_tokens
 from attune.text.tokens import Tokens
 
@@ -84,6 +84,7 @@ def _explain_weights(folder: Path) -> Iterator[str]:
     adapters = sum(name.endswith(".down.weight") for name in weights)
     parts = [f"{adapters} adapters"] * bool(adapters)
     parts += ["CTC head, which writes its transcripts"] * (f"{HEAD}.weight" in weights)
+    parts += ["reward head, which scores transcripts"] * (f"{REWARD}.weight" in weights)
     count = sum(weight.numel() for weight in weights.values())
     yield (
         f"Plain transformers cannot hold this model's {' and '.join(parts)} ({count:,} parameters in {WEIGHTS}): from "

@@ -19,9 +19,11 @@ from transformers import WhisperTokenizer
 
 from attune.audio.waveform import SAMPLE_RATE_HZ
 from attune.errors import InputError
+from attune.model.additions import REWARD
 from attune.model.finetune.base import ChangesTokens, FineTuning, apply_finetuning, merge_additions
 from attune.model.finetune.ctc import find_writer
 from attune.model.finetune.vocabulary import NewVocabulary
+from attune.model.reward_head import add_reward_head
 from attune.model.save import explain_additions, save_whisper
 from attune.model.scratch import obtain_tokens, obtain_whisper
 from attune.model.whisper import Whisper, load_tokens, load_whisper
@@ -157,6 +159,8 @@ def load_weights(whisper: Whisper, paths: list[Path]) -> None:
         raise InputError(f"{paths[0]} is no checkpoint, or a damaged one: {reason}") from None
     of_whisper = "whisper."
     state = {name.removeprefix(of_whisper): saved[name] for name in saved if name.startswith(of_whisper)}
+    if f"network.{REWARD}.weight" in state:  # the objective's doing, which config.finetune does not tell of
+        add_reward_head(whisper.network)
     try:
         whisper.load_state_dict(state)
     except RuntimeError as error:

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from datasets import Dataset
 
-from attune.data.corpora.schema import build_dataset, language_code
+from attune.data.corpora.schema import FEATURES, build_dataset, language_code
 from attune.errors import InputError
 
 OPTIONAL_COLUMNS = ("id", "language", "task", "speaker", "duration_s", "start_s", "end_s", "prompt", "split")
@@ -37,6 +37,8 @@ class ManifestCorpus:
     duration_s, start_s, end_s, prompt, and split, of which only rows that name the wanted split are kept (`train` for
     replay, `validation` for retention_validation).
     """
+
+    features = FEATURES
 
     def __init__(
         self,
@@ -68,9 +70,8 @@ class ManifestCorpus:
         key = f"data.{'replay_from' if split == 'replay' else split.replace('/', '.')}"
         if not path.is_file():
             raise InputError(f"{key}: there is no manifest {path}. Give a {', '.join(SUFFIXES)} file.")
-        dataset = build_dataset(
-            self.row(raw, path, line) for line, raw in read_rows(path, key) if _is_of(split, raw, self.columns)
-        )
+        rows = (self.row(raw, path, line) for line, raw in read_rows(path, key) if self._takes(split, raw))
+        dataset = build_dataset(rows, self.features)
         if len(dataset) == 0:
             raise InputError(f"{key}: {path} holds no utterance{' of this split' if path.stat().st_size else ''}.")
         return dataset
@@ -102,6 +103,10 @@ class ManifestCorpus:
             )
         row["language"] = language_code(row["language"])
         return row
+
+    def _takes(self, split: str, raw: Mapping[str, Any]) -> bool:
+        """Whether a row of a file is one of the split's."""
+        return _is_of(split, raw, self.columns)
 
     def _required(self, raw: Mapping[str, Any], name: str, place: str, blank: bool = False) -> Any:
         column = self.columns.get(name, name)

@@ -34,6 +34,9 @@ FEATURES = Features(
 # A column that only the training split of a mixture has: how often a pass holds the row, on average; 2.3 is twice, and
 # a third time in three passes of ten.
 WEIGHT = "weight"
+# A column that only the splits of pairs have: a transcript that is worse than `text`, the chosen one; null for no pair.
+REJECTED = "rejected"
+PAIRED = Features({**FEATURES, REJECTED: Value("string")})
 ROWS = "rows.arrow"
 ROWS_IN_MEMORY = 100  # of which each may hold the bytes of a recording
 OPTIONAL = {"task": "transcribe", "speaker": None, "duration_s": None, "start_s": None, "end_s": None, "prompt": None}
@@ -62,15 +65,15 @@ class OffersMore(Protocol):
         ...
 
 
-def build_dataset(rows: Iterable[Mapping[str, Any]]) -> Dataset:
-    """Rows with at least id, audio, text, language and place -> a dataset of the schema.
+def build_dataset(rows: Iterable[Mapping[str, Any]], features: Features = FEATURES) -> Dataset:
+    """Rows with at least id, audio, text, language and place -> a dataset of the schema, or of PAIRED.
 
     They go through a file that lives as long as this process and is mapped into memory: of a corpus of any size,
     ROWS_IN_MEMORY rows are held at a time.
     """
     folder = Path(mkdtemp(prefix="attune-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return _open(_write(rows, folder / ROWS))
+    return _open(_write(rows, folder / ROWS, features), features)
 
 
 def keep_dataset(read: Callable[[], Iterable[Mapping[str, Any]]], folder: Path) -> Dataset:
@@ -92,16 +95,16 @@ def keep_dataset(read: Callable[[], Iterable[Mapping[str, Any]]], folder: Path) 
     return _open(folder / ROWS)
 
 
-def _write(rows: Iterable[Mapping[str, Any]], path: Path) -> Path:
-    with ArrowWriter(features=FEATURES, path=str(path), writer_batch_size=ROWS_IN_MEMORY) as writer:
+def _write(rows: Iterable[Mapping[str, Any]], path: Path, features: Features = FEATURES) -> Path:
+    with ArrowWriter(features=features, path=str(path), writer_batch_size=ROWS_IN_MEMORY) as writer:
         for row in rows:
             writer.write({**OPTIONAL, "segments": [], **row})
         writer.finalize()
     return path
 
 
-def _open(path: Path) -> Dataset:
-    return Dataset.from_file(str(path), info=DatasetInfo(features=FEATURES))
+def _open(path: Path, features: Features = FEATURES) -> Dataset:
+    return Dataset.from_file(str(path), info=DatasetInfo(features=features))
 
 
 def language_code(language: str) -> str:

@@ -23,23 +23,25 @@ class Checkpoints:
         keep: whose weights the run ends with: `best`, `last`, or `topK`, the uniform average of the K best (Wortsman et
             al. 2022, arXiv:2203.05482, within one run). K checkpoints lie on the disk meanwhile.
         ema: decay of a moving average that takes the place of the weights in all of these; None for the weights.
+        monitored: the logged value that the best have the least of; an objective may have one of its own.
 
     Raises:
         InputError: `keep` is none of these, or `ema` no decay.
     """
 
-    def __init__(self, folder: Path, keep: str = "best", ema: float | None = None):
+    def __init__(self, folder: Path, keep: str = "best", ema: float | None = None, monitored: str = MONITORED):
         count = re.fullmatch(r"top([1-9]\d*)", keep)
         if keep not in ("best", "last") and not count:
             raise InputError(f"keep={keep} is not known. Accepted: best, last, top3 (or another number).")
         self.folder = folder / "checkpoints"
         self.keep = keep
+        self.monitored = monitored
         self.average = [] if ema is None else [MovingAverage(ema)]
         # One callback for both: Lightning tells two of the same monitor apart by nothing.
         self.best = ModelCheckpoint(
             self.folder,
             "top-{step}" if count else "best",
-            monitor=MONITORED,
+            monitor=monitored,
             save_top_k=int(count[1]) if count else 1,
             auto_insert_metric_name=False,
             enable_version_counter=False,
@@ -60,6 +62,11 @@ class Checkpoints:
         paths = [path for path in paths if path.is_file()]
         if self.keep != "last" and paths:
             module.load_state_dict(average_checkpoints(paths))
+
+
+def find_monitored(objective: object) -> str:
+    """What the best have the least of: the WER, unless the objective teaches something else than to write."""
+    return getattr(objective, "monitored", MONITORED)
 
 
 def average_checkpoints(paths: Iterable[Path]) -> dict[str, Tensor]:

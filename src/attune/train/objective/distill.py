@@ -16,6 +16,8 @@ from attune.train.objective.cross_entropy import LossTerms, compute_logits
 class Distill(nn.Module):
     """weight * T^2 * sum_t KL(p0(t) || p(t)), p = softmax(logits / T), over the batch's supervised tokens.
 
+    Where the objective counts otherwise, in utterances, it is the mean of a token for each of them.
+
     Learning without forgetting (Li and Hoiem 2016, arXiv:1606.09282): p0 is the untouched model's, on the training
     batch itself, teacher-forced with its transcripts. T^2 keeps the gradient's size when T changes (Hinton et al. 2015,
     arXiv:1503.02531). The untouched model takes its place in memory and in every checkpoint, and each step is longer by
@@ -48,7 +50,8 @@ class Distill(nn.Module):
             student = compute_logits(whisper, whisper.encode(batch.waveform), batch)
         with torch.no_grad():
             teacher = compute_logits(self.teacher, self.teacher.encode(batch.waveform), batch)
-        return self.weight * compute_divergence(student, teacher, self.temperature)
+        counted = terms.tokens / max(len(student), 1)  # 1, unless the objective counts utterances
+        return counted * self.weight * compute_divergence(student, teacher, self.temperature)
 
 
 def compute_divergence(

@@ -1,0 +1,61 @@
+"""What an objective may ask for beside the batch: to see the data, and to prepare the model."""
+
+from typing import Any, Protocol, runtime_checkable
+
+from attune.data.module import SpeechDataModule
+from attune.errors import InputError
+from attune.model.whisper import Whisper
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """An objective that draws hypotheses, remembers the model as it was, or adds to it.
+
+    Args:
+        step: optimiser steps that were made; WhisperModule sets it ahead of every training batch.
+    """
+
+    step: int
+
+    def check(self, data: SpeechDataModule) -> None:
+        """Refuse, before weights are loaded, data that teaches it nothing.
+
+        Raises:
+            InputError: with what is missing.
+        """
+        ...
+
+    def prepare(self, whisper: Whisper, seed: int, is_varied: bool) -> int:
+        """Once, after `finetune.apply` and before the optimiser exists; returns how many parameters it has added.
+
+        Args:
+            seed: the run's.
+            is_varied: whether an utterance is heard otherwise each time (augment=).
+
+        Raises:
+            InputError: it cannot teach this model.
+        """
+        ...
+
+
+def check_objective(objective: Any, data: SpeechDataModule, interpolates: bool) -> None:
+    """Refuse, before weights are loaded, what the objective cannot do.
+
+    Raises:
+        InputError: with what is in the way.
+    """
+    if interpolates and hasattr(objective, "monitored"):
+        raise InputError(
+            f"interpolate chooses weights by their WER, and this objective is judged by {objective.monitored}: "
+            "interpolate=null."
+        )
+    if isinstance(objective, Prepared):
+        objective.check(data)
+
+
+def prepare_objective(
+    objective: Any, whisper: Whisper, parameters: dict[str, int], seed: int, is_varied: bool
+) -> dict[str, int]:
+    """The counts of parameters with what the objective has added."""
+    added = objective.prepare(whisper, seed, is_varied) if isinstance(objective, Prepared) else 0
+    return {name: count + added for name, count in parameters.items()}
