@@ -1,6 +1,6 @@
 """How likely tokens are: log-probabilities of given texts, one number a token and never more logits than fit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from attune.model.sample import Hypothesis
 from attune.model.whisper import Whisper
 from attune.text.tokens import IGNORED
 
+ScoreTokens = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 LOGITS_AT_ONCE = 2**25  # 128 MB in fp32: whisper's vocabulary times 647 tokens
 
 
@@ -80,7 +81,9 @@ def compute_token_scores(
     return TokenScores(torch.cat(scores), torch.cat(entropies), rows, is_taken.sum(dim=1))
 
 
-def score_part(score, hidden: Tensor, targets: Tensor, starts: Tensor, start: int, size: int) -> tuple[Tensor, Tensor]:
+def score_part(
+    score: ScoreTokens, hidden: Tensor, targets: Tensor, starts: Tensor, start: int, size: int
+) -> tuple[Tensor, Tensor]:
     """Some of the tokens. Where there are more, their logits are made again for the backward pass, not kept for it."""
     part = slice(start, start + size)
     inputs = hidden[part], targets[part], starts[part]

@@ -19,7 +19,7 @@ from attune.train.objective.hypotheses import hear
 from attune.train.objective.reference import OtherReference, Reference, check_vocabulary, take_reference
 
 Pair = Float[Tensor, "2"]  # log p of the chosen and of the rejected transcript
-Key = tuple[str, int, tuple[int, ...]]  # what they depend on: the utterance, its window's samples, its prompt
+Key = tuple[str, str, int, int, tuple[int, ...]]  # what they depend on: list_keys
 
 
 class Dpo(nn.Module):
@@ -94,8 +94,7 @@ class Dpo(nn.Module):
     ) -> Float[Tensor, "batch 2"]:
         if self.known is None:
             return self._compute_reference(whisper, states, batch)
-        samples = batch.waveform.shape[1]
-        keys = [(id, samples, tuple(prefix)) for id, prefix in zip(batch.ids, batch.prefixes, strict=True)]
+        keys = list_keys(batch)
         missing = [row for row, key in enumerate(keys) if is_pair[row] and key not in self.known]
         if missing:
             rows = torch.tensor(missing, device=states.device)
@@ -117,6 +116,13 @@ def check_pairs(data: SpeechDataModule, objective: str) -> None:
             f"objective={objective} learns from pairs of a chosen and a rejected transcript, and this corpus has none: "
             "data=pairs data.train=PAIRS.jsonl. `attune pairs RUN OUT` makes them from what a model writes."
         )
+
+
+def list_keys(batch: Batch) -> list[Key]:
+    """The utterance, its chosen text and length (ids may be those of two splits), its window's samples, its prompt."""
+    rows = zip(batch.ids, batch.references, batch.lengths.tolist(), batch.prefixes, strict=True)
+    samples = batch.waveform.shape[1]
+    return [(id, reference, length, samples, tuple(prefix)) for id, reference, length, prefix in rows]
 
 
 def find_pairs(batch: Batch) -> Bool[Tensor, "batch"]:
