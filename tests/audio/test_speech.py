@@ -9,23 +9,22 @@ import torch
 from attune.audio.speech import Voice, speak
 from attune.errors import InputError
 
-VOICES = (Voice("en-us", "m1"), Voice("en-gb-scotland", "f2", 210, 70), Voice("en-029", "", 120, 40, 80))
+# f2 is breathy: the library draws its noise from a seed that is the time of day, unless it is told another
+VOICES = (Voice("en-us", "f2"), Voice("en-gb-scotland", "f2", 210, 70), Voice("en-029", "", 120, 40, 80))
 TEXTS = ("Seven blue boats.", "Nobody had watered the garden.")
 
 
-@pytest.mark.xfail(strict=False, reason="seen once in three full runs to give other samples: not yet explained")
 def test_the_order_does_not_matter() -> None:
     said = {(text, voice): speak(text, voice) for text in TEXTS for voice in VOICES}
     for (text, voice), samples in reversed(said.items()):
         assert torch.equal(speak(text, voice), samples)
 
 
-@pytest.mark.xfail(strict=False, reason="seen once in three full runs to give other samples: not yet explained")
 def test_another_process_says_the_same() -> None:
     program = (
         "import hashlib; from attune.audio.speech import Voice, speak;"
         "speak('Something else.', Voice('en-029'));"
-        f"print(hashlib.sha256(speak({TEXTS[0]!r}, Voice('en-us', 'm1')).numpy().tobytes()).hexdigest())"
+        f"print(hashlib.sha256(speak({TEXTS[0]!r}, Voice('en-us', 'f2')).numpy().tobytes()).hexdigest())"
     )
     import hashlib
 

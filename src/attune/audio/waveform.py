@@ -1,6 +1,7 @@
 """Path or bytes -> mono waveform at 16 kHz, and every constant of Whisper's audio front end."""
 
 import io
+import math
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 import torchaudio
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 SAMPLE_RATE_HZ = 16_000
 N_FFT = 400  # samples: a 25 ms Hann window
@@ -21,6 +23,7 @@ WINDOW_S = 30.0
 WINDOW_POSITIONS = int(WINDOW_S * POSITIONS_PER_S)  # 1500
 SILENCE_PEAK = 1e-4  # -80 dBFS: below it, 16-bit audio holds nothing but its own rounding
 SHORTEST_S = 0.02  # less than one encoder position cannot hold a word
+PHASES = 64  # of a resampling filter, from which on it is applied as a matrix product
 
 ACCEPTED_AUDIO = (
     "audio is a path or the bytes of a file that libsndfile reads (wav, flac, ogg, opus, mp3, aiff, au), "
@@ -66,7 +69,14 @@ def resample(waveform: Float[Tensor, "*batch sample"], rate_hz: int) -> Float[Te
     """Bring a waveform from any rate to 16 kHz (torchaudio's windowed sinc); one without samples stays without."""
     if rate_hz == SAMPLE_RATE_HZ or waveform.shape[-1] == 0:
         return waveform
-    return _resampler(rate_hz)(waveform)
+    resampler = _resampler(rate_hz)
+    if resampler.kernel.shape[0] < PHASES:
+        return resampler(waveform)
+    # torchaudio's own convolution as one product: oneDNN would prepare it anew for every length, six times as dear.
+    phases, width = resampler.kernel[:, 0], resampler.width
+    step, length = resampler.orig_freq // resampler.gcd, waveform.shape[-1]
+    windows = pad(waveform, (width, width + step)).unfold(-1, phases.shape[1], step)
+    return (windows @ phases.T).flatten(-2)[..., : math.ceil(phases.shape[0] * length / step)]
 
 
 @lru_cache(maxsize=32)

@@ -30,7 +30,7 @@ from attune.data.corpora.schema import FEATURES, OPTIONAL
 from attune.errors import InputError
 from attune.text.sentences import EVERYDAY, draw_sentences
 
-RENDERING = 1  # raise it when the rendering changes: it is part of the cache's key
+RENDERING = 2  # raise it when the rendering changes: it is part of the cache's key
 CHUNK = 64  # utterances a worker renders before it hands them over
 
 
