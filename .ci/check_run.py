@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
     difference = abs(wer - record["result"]["test@full"]["wer"])
     check(after["wer"] <= before["wer"] / 2, f"test WER {before['wer']:.3f} -> {after['wer']:.3f} at least halves")
     check(after["wer_ci95"][1] < before["wer_ci95"][0], "the two 95 % intervals are apart")
-    # 17 to 18 s on two quiet cores; a shared machine has taken 24. What fails here is a step that got slower, not a noise.
+    # 17 to 18 s on two quiet cores; a shared machine has taken 24. What fails is a step that got slower, not a noise.
     first_s = record["train"]["first_step_after_s"]
     check(first_s < 35, f"first step after {first_s:.1f} s (goal: 20)")
     check(difference <= 0.02, f"plain transformers: WER {wer:.3f}, {100 * difference:.2f} points from test@full")
