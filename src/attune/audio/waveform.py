@@ -70,10 +70,11 @@ def resample(waveform: Float[Tensor, "*batch sample"], rate_hz: int) -> Float[Te
     if rate_hz == SAMPLE_RATE_HZ or waveform.shape[-1] == 0:
         return waveform
     resampler = _resampler(rate_hz)
-    if resampler.kernel.shape[0] < PHASES:
+    kernel: Tensor = resampler.kernel  # type: ignore[assignment]  # (phase, 1, sample)
+    if kernel.shape[0] < PHASES:
         return resampler(waveform)
     # torchaudio's own convolution as one product: oneDNN would prepare it anew for every length, six times as dear.
-    phases, width = resampler.kernel[:, 0], resampler.width
+    phases, width = kernel[:, 0], resampler.width
     step, length = resampler.orig_freq // resampler.gcd, waveform.shape[-1]
     windows = pad(waveform, (width, width + step)).unfold(-1, phases.shape[1], step)
     return (windows @ phases.T).flatten(-2)[..., : math.ceil(phases.shape[0] * length / step)]

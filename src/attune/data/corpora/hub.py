@@ -94,9 +94,8 @@ class HubCorpus:
         if Path(self.path, SAVED).is_file():
             saved = load_from_disk(self.path)
             files = sorted(Path(self.path).rglob("*.arrow"))
-            return lambda split: saved[split], [
-                (str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files
-            ]
+            state = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+            return lambda split: saved[split], state  # type: ignore[return-value]  # a dataset of splits
         try:
             builder = load_dataset_builder(self.path, self.name, data_files=self.files, revision=self.revision)
             if not self.streaming:
