@@ -114,9 +114,8 @@ class Listener:
         learned = tokens.prompt(None, room=tokens.max_tokens)  # the prompt of a model with finetune=prompt
         prefix = [*learned, *tokens.prefix(self.language, self.task, self.timestamps)]
         if self.timestamps:
-            limit = min(
-                cap_tokens(length, tokens.tokens_per_s)[0], tokens.max_tokens - len(prefix)
-            )  # `generate` refuses what cannot fit
+            room = tokens.max_tokens - len(prefix)  # `generate` refuses what cannot fit
+            limit = min(cap_tokens(length, tokens.tokens_per_s)[0], room)
             return self._decode_with_fallback(states, prefix, limit)
         ids = decode(self.whisper, states, [prefix], length.to(states.device))[0]
         return self._judge(states, prefix, ids) if self.has_decoder else Attempt(ids, 0.0, 0.0, 0.0)
