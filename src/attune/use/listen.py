@@ -127,9 +127,8 @@ class Listener:
         prompt = tokens.prompt(self.prompt, room=tokens.max_tokens // 2 if self.prompt else tokens.max_tokens)
         prefix = [*prompt, *tokens.prefix(self.language, self.task, self.timestamps)]
         if self.timestamps:
-            limit = min(
-                cap_tokens(length, tokens.tokens_per_s)[0], tokens.max_tokens - len(prefix)
-            )  # `generate` refuses what cannot fit
+            room = tokens.max_tokens - len(prefix)  # `generate` refuses what cannot fit
+            limit = min(cap_tokens(length, tokens.tokens_per_s)[0], room)
             return self._decode_with_fallback(states, prefix, limit)
         ids = decode(self.whisper, states, [prefix], length.to(states.device), self.bias)[0]
         return self._judge(states, prefix, ids) if self.has_decoder else Attempt(ids, 0.0, 0.0, 0.0)
