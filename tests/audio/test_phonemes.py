@@ -49,7 +49,7 @@ def test_english_voices_have_every_sound(accent: str) -> None:
 
 def test_a_voice_without_a_sound_is_refused() -> None:
     check_names(translate("/ʃtʁasə/"), "de")
-    with pytest.raises(InputError, match="'de' has no sound ɔɪ"):
+    with pytest.raises(InputError, match="'de' has no sound 'ɔɪ'"):
         check_names(translate("/ɔɪ/"), "de")
     check_names("any words", "de")
 

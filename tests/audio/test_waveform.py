@@ -106,6 +106,7 @@ def test_nothing_stays_nothing(rate_hz: int) -> None:
         (encode(make_tone(16_000), 16_000, "FLAC")[:9000], "its 9000 bytes are not"),
         (encode(make_tone(48_000), 48_000, "OGG")[:60], "its 60 bytes are not"),
     ],
+    ids=["nothing", "nonsense", "nowhere", "half a FLAC", "the head of an OGG"],
 )
 def test_what_cannot_be_decoded(source: str | bytes, reason: str) -> None:
     with pytest.raises(AudioError, match=reason):

@@ -47,7 +47,7 @@ def test_without_english_a_term_stands_alone_or_in_its_contexts() -> None:
 
 
 def test_a_sound_that_a_voice_does_not_have_is_named_with_its_line() -> None:
-    with pytest.raises(InputError, match=r"terms.csv, line 2: 'Joyce': espeak-ng's voice 'de' has no sound ɔɪ"):
+    with pytest.raises(InputError, match=r"terms.csv, line 2: 'Joyce': espeak-ng's voice 'de' has no sound 'ɔɪ'"):
         plan_terms([Term("Joyce", ("/dʒɔɪs/",), place="terms.csv, line 2")], 1, Speakers(), "de", seed=0)
 
 

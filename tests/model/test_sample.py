@@ -35,9 +35,9 @@ def test_numbers_depend_on_their_own_seed_and_steps() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.3, 0.15])
-def test_tokens_are_drawn_with_the_chances_that_are_computed(any_whisper: Whisper, temperature: float) -> None:
+def test_tokens_are_drawn_with_the_chances_that_are_computed(nano_like: Whisper, temperature: float) -> None:
     """4000 draws of the first token: each of the five likeliest within four standard errors of its chance."""
-    whisper, count = awaken(any_whisper, 3), 4000
+    whisper, count = awaken(nano_like, 3), 4000
     batch = make_batch(whisper.tokens, 250, TEXTS[:1], LENGTHS_S[:1])
     with torch.no_grad():
         states = whisper.encode(batch.waveform)

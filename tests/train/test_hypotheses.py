@@ -247,7 +247,9 @@ def test_three_ones_are_one_three(make: Callable[[], Any], whisper: Whisper, bat
 
 
 def test_an_older_model_draws_until_it_is_renewed(whisper: Whisper, batch: Batch) -> None:
-    objective = prepare(Grpo(samples=3, kl=0.0, anchor=0.0, refresh_every=2, clip=0.001), whisper, Full())
+    objective = prepare(
+        Grpo(samples=3, kl=0.0, anchor=0.0, refresh_every=2, clip=0.001, rewards={"length": 1.0}), whisper, Full()
+    )
     compute_gradients(objective, whisper, batch)
     with torch.no_grad():
         whisper.network.model.decoder.layers[0].fc1.weight.mul_(1.2)

@@ -81,7 +81,7 @@ class StoredStates:
         rows = self._map(shard)[first : first + positions]
         return torch.from_numpy(np.array(rows)).view(torch.bfloat16), samples
 
-    def _map(self, shard: str) -> np.memmap:
+    def _map(self, shard: str) -> np.ndarray:
         path = self.folder / f"{shard}.bf16"
         # Mapped anew for each window: cheap, and a run with a thousand shards keeps no thousand files open.
         return np.memmap(path, dtype=np.int16, mode="r").reshape(-1, self.width)

@@ -202,7 +202,7 @@ def _weigh(rows: Dataset, weights: Sequence[float]) -> Dataset:
 
 
 def _read_weights(bias: float | Sequence[float]) -> list[float]:
-    weights = list(bias) if isinstance(bias, list | tuple) else [bias]
+    weights = [bias] if isinstance(bias, int | float) else list(bias)
     if not weights or not all(_is_number(weight) and weight >= 0 for weight in weights):
         raise InputError(
             f"vocabulary.bias is {bias}; accepted: nats that a token of a term gains, 0 or more, such as 1.5, or "

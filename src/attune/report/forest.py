@@ -53,11 +53,11 @@ def plot_forest(rows: Sequence[Row]) -> Figure | None:
 
 def _draw_difference(axes: Axes, height: int, row: Row, name: str) -> None:
     value, low, high = (getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))
-    is_known = low is not None and high is not None
-    clear = is_known and (low > 0 or high < 0)
+    clear, ends = False, []
+    if low is not None and high is not None:
+        clear, ends = low > 0 or high < 0, [100 * low, 100 * high]
     colour = _MUTED if not clear else BLUE if value < 0 else RED
-    if is_known:
-        axes.plot([100 * low, 100 * high], [height, height], color=colour, linewidth=1.6)
+    axes.plot(ends, [height] * len(ends), color=colour, linewidth=1.6)
     axes.plot(100 * value, height, "s", color=colour, mfc=colour if clear else "white", markersize=6)
 
 

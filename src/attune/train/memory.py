@@ -155,6 +155,7 @@ def _decoder(network: WhisperForConditionalGeneration, load: Load, half: bool, f
     rows, positions = load.windows * load.tokens, load.windows * load.positions
     flows = flows or _learns(decoder.embed_tokens) or _learns(decoder.embed_positions)
     kept = 0
+    block: Any
     for block in decoder.layers:
         flows = flows or _learns(block)
         if not flows:

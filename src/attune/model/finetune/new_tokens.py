@@ -159,9 +159,9 @@ def choose_given(tokens: Tokens, texts: Sequence[str], spellings: Sequence[str])
     useful = [term for term in (place_term(each, texts) for each in said) if len(spell(tokens, term)) > 1]
     if not useful:
         raise InputError(
-            f"finetune.terms={VOCABULARY}: the run's list has {len(spellings)} terms, {len(said)} of which stand in the "
-            "training texts, and none there needs a token. Give a list (vocabulary=file), and texts or synthetic speech "
-            "that say its terms (vocabulary.synthetic=0.5)."
+            f"finetune.terms={VOCABULARY}: the run's list has {len(spellings)} terms, {len(said)} of which stand in "
+            "the training texts, and none there needs a token. Give a list (vocabulary=file), and texts or synthetic "
+            "speech that say its terms (vocabulary.synthetic=0.5)."
         )
     return useful
 

@@ -151,8 +151,8 @@ def check_cache(
     if inside:
         raise InputError(
             f"cache=encoder stores what a frozen encoder makes, and here {len(inside)} of its parameters learn, such "
-            f"as {inside[0]}. Take a type that leaves the encoder alone (finetune=decoder, cross_attention, new_tokens, "
-            "prompt, or lora with finetune.targets=['model.decoder.*']), or cache=none."
+            f"as {inside[0]}. Take a type that leaves the encoder alone (finetune=decoder, cross_attention, "
+            "new_tokens, prompt, or lora with finetune.targets=['model.decoder.*']), or cache=none."
         )
     if isinstance(data.context, PackedContext):
         raise InputError(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -64,7 +65,7 @@ class CrossEntropy:
         hidden, labels = whisper.decode(states, batch.decoder_input_ids)[is_taught], batch.labels[is_taught]
         at_once = count_at_once(whisper)
         if len(labels) > at_once:
-            sum_chunk = partial(checkpoint, self._sum, whisper, use_reentrant=False, preserve_rng_state=False)
+            sum_chunk: Any = partial(checkpoint, self._sum, whisper, use_reentrant=False, preserve_rng_state=False)
             parts = zip(hidden.split(at_once), labels.split(at_once), strict=True)
             return LossTerms(torch.stack([sum_chunk(*part)[0] for part in parts]).sum(), len(labels), {})
         total, logits = self._sum(whisper, hidden, labels)

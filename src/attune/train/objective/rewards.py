@@ -241,7 +241,7 @@ def find_function(path: str | None) -> Reward:
     """
     module, _, name = (path or "").rpartition(".")
     try:
-        function = getattr(import_module(module), name)
+        function: Any = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"objective.own={path}: {error}. Give the dotted path of a function that takes a Candidate "
