@@ -73,9 +73,14 @@ def speak(text: str, voice: Voice, phonemes: bool = False) -> Float[Tensor, "sam
     return resample(samples, rate_hz)
 
 
+@cache
+def _find_variants(data: Path) -> set[str]:
+    return {path.name for path in (data / "voices" / "!v").iterdir()}
+
+
 def check_voice(voice: Voice, data: Path) -> None:
     """espeak-ng takes an unknown variant in silence and speaks with another one; this refuses it."""
-    variants = {path.name for path in (data / "voices" / "!v").iterdir()}
+    variants = _find_variants(data)
     if voice.variant and voice.variant not in variants:
         raise InputError(f"espeak-ng has no voice variant {voice.variant!r}. Accepted: {', '.join(sorted(variants))}.")
 

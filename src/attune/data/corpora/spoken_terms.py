@@ -21,7 +21,7 @@ from attune.audio.phonemes import check_names, translate
 from attune.audio.speech import Voice
 from attune.audio.waveform import SAMPLE_RATE_HZ, encode_wav, resample
 from attune.data.corpora.schema import build_dataset
-from attune.data.corpora.synthetic import RENDERING, Utterance, locate_cache, render
+from attune.data.corpora.synthetic import RENDERING, Rendering, Utterance, locate_cache, render
 from attune.errors import InputError
 from attune.text.sentences import draw_sentences, split_words
 from attune.text.vocabulary import Term
@@ -86,7 +86,7 @@ def speak_terms(
     key = hashlib.sha256(repr((RENDERING, language, planned)).encode()).hexdigest()[:16]
     folder = locate_cache(cache_dir) / "speech" / f"terms-{key}"
     if not folder.is_dir():
-        render(planned, language, folder)
+        render({folder: Rendering(planned, language)})
     return Dataset.load_from_disk(str(folder))
 
 

@@ -8,10 +8,11 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,7 +32,7 @@ from attune.errors import InputError
 from attune.text.sentences import EVERYDAY, draw_sentences
 
 RENDERING = 2  # raise it when the rendering changes: it is part of the cache's key
-CHUNK = 64  # utterances a worker renders before it hands them over
+CHUNK = 16  # utterances a worker renders before it hands them over
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,14 @@ class Utterance:
     spoken: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Rendering:
+    """Utterances of one dataset, and Whisper's code for their language."""
+
+    utterances: Sequence[Utterance]
+    language: str
+
+
 class SyntheticCorpus:
     """Rendered panels. The same arguments give the same bytes; a second run finds them in the cache.
 
@@ -133,17 +142,28 @@ class SyntheticCorpus:
         self.cache_dir = locate_cache(cache_dir)
 
     def splits(self) -> dict[str, Dataset]:
-        return {name: self._load(name, panel) for name, panel in self.panels.items()}
+        return self._load(self.panels)
 
     def more(self) -> dict[str, Callable[[], Dataset]]:
-        return {name: partial(self._load, name, panel) for name, panel in self.extra_panels.items()}
+        return {name: partial(self._load_one, name, panel) for name, panel in self.extra_panels.items()}
 
-    def _load(self, name: str, panel: Panel) -> Dataset:
+    def _load(self, panels: Mapping[str, Panel]) -> dict[str, Dataset]:
+        folders = {name: self._locate(name, panel) for name, panel in panels.items()}
+        missing = {folder: name for name, folder in folders.items() if not folder.is_dir()}
+        render(
+            {
+                folder: Rendering(self._plan(name, panels[name]), panels[name].language or self.language)
+                for folder, name in missing.items()
+            }
+        )
+        return {name: Dataset.load_from_disk(str(folder)) for name, folder in folders.items()}
+
+    def _load_one(self, name: str, panel: Panel) -> Dataset:
+        return self._load({name: panel})[name]
+
+    def _locate(self, name: str, panel: Panel) -> Path:
         key = json.dumps(self._key(name, panel), sort_keys=True)
-        folder = self.cache_dir / "speech" / hashlib.sha256(key.encode()).hexdigest()[:16]
-        if not folder.is_dir():
-            render(self._plan(name, panel), panel.language or self.language, folder)
-        return Dataset.load_from_disk(str(folder))
+        return self.cache_dir / "speech" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
     def _key(self, name: str, panel: Panel) -> list[Any]:
         """What the sound depends on. Fields that came later stand in it only where they are set: a panel that was
@@ -211,21 +231,32 @@ def plan_panel(name: str, panel: Panel, seed: int) -> list[Utterance]:
     return planned
 
 
-def render(utterances: Sequence[Utterance], language: str, folder: Path) -> None:
-    """Speak the utterances on all cores and leave them in `folder`, as a dataset of the schema."""
-    chunks = [utterances[i : i + CHUNK] for i in range(0, len(utterances), CHUNK)]
+def render(renderings: Mapping[Path, Rendering]) -> None:
+    """Speak on all cores, and leave each rendering in its folder as a dataset of the schema.
 
-    def rows() -> Iterator[dict[str, Any]]:
-        with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-            spoken = pool.map(_speak_chunk, chunks)
-            for chunk in track(spoken, "rendering speech", len(chunks), transient=True):
-                yield from ({**OPTIONAL, "segments": [], "language": language, **row} for row in chunk)
+    All of them share one pool of workers: a small panel keeps no core waiting.
+    """
+    if not renderings:
+        return
+    chunks = {folder: _cut(each.utterances) for folder, each in renderings.items()}
+    count = sum(map(len, chunks.values()))
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        spoken = iter(track(pool.map(_speak_chunk, chain(*chunks.values())), "rendering speech", count, transient=True))
+        for folder, each in renderings.items():
+            rows = chain.from_iterable(islice(spoken, len(chunks[folder])))
+            _write(({**OPTIONAL, "segments": [], "language": each.language, **row} for row in rows), folder)
 
+
+def _cut(utterances: Sequence[Utterance]) -> list[Sequence[Utterance]]:
+    return [utterances[start : start + CHUNK] for start in range(0, len(utterances), CHUNK)]
+
+
+def _write(rows: Iterable[dict[str, Any]], folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent) as partial:
         # ArrowWriter writes row by row: forty hours of speech never stand in memory.
         with ArrowWriter(features=FEATURES, path=f"{partial}/data-00000-of-00001.arrow") as writer:
-            for row in rows():
+            for row in rows:
                 writer.write(row)
             writer.finalize()
         Dataset.from_file(f"{partial}/data-00000-of-00001.arrow").save_to_disk(f"{partial}/ready")

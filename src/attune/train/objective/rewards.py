@@ -249,4 +249,4 @@ def find_function(path: str | None) -> Reward:
         ) from None
     if not callable(function):
         raise InputError(f"objective.own={path} is a {type(function).__name__} and no function.")
-    return function
+    return function  # type: ignore[return-value]
