@@ -15,7 +15,8 @@ text.normalise text.sentences text.tokenizer text.tokens
 text.vocabulary text.finder text.trie
 data.corpora.schema data.corpora.manifest data.corpora.pairs data.corpora.division data.corpora.common_voice
 data.corpora.librispeech data.corpora.timed_text data.corpora.folder data.corpora.hub data.corpora.mixture
-data.corpora.environments data.corpora.synthetic data.corpora.pretraining data.corpora.spoken_terms
+data.corpora.environments data.corpora.rendering data.corpora.synthetic data.corpora.pretraining
+data.corpora.spoken_terms
 data.audit data.batch data.packing data.sampling data.states data.subwords data.few_shot data.in_context
 data.vocabulary data.module
 model.additions model.whisper model.scratch model.save
