@@ -119,7 +119,7 @@ def train(config: DictConfig) -> None:
     write_rejections(data.rejections, run.folder / "rejected.csv")
     tokens.tokenizer.save_pretrained(run.folder / "model")  # with it `attune export` can rebuild a run that stops early
     record = start_record(plain(config), parameters, data)
-    describe_run(console, record, data, run.folder, module.learning_rate)
+    describe_run(console, record, data, run.folder, module.rate_text)
     draw_augmentation(run.folder, augmentation, data)
     loggers = make_loggers(run.folder, config.name, plain(config), **plain(config.logger))
     speed = Throughput(run.opened_at or LAUNCHED_AT)
