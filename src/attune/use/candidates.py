@@ -72,8 +72,8 @@ def draw_candidates(
 
 def choose_two(likeliest: str, drawn: Sequence[str]) -> tuple[str, str] | None:
     """The likeliest transcript, and the first drawn one that has other words; if none has, one that is written
-    otherwise: people may care for capitals and commas too."""
-    first, others = likeliest.strip(), [text.strip() for text in drawn]
+    otherwise: people may care for capitals and commas too. White space is no difference."""
+    first, *others = (" ".join(text.split()) for text in (likeliest, *drawn))
     spoken = (text for text in others if normalise(text) != normalise(first))
     second = next(spoken, None) or next((text for text in others if text != first), None)
     return None if second is None else (first, second)

@@ -200,7 +200,7 @@ class Handler(BaseHTTPRequestHandler):
 def _take(said: Mapping[str, Any], name: str, kind: type) -> Any:
     value = said.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise InputError(f"{name!r} is {value!r}, and must be a {kind.__name__}.")
+        raise InputError(f"{name!r} is {value!r}, and must be of type {kind.__name__}.")
     return value
 
 
