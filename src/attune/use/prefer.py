@@ -189,7 +189,8 @@ class Session:
         """
         rater = check_rater(rater)
         open_questions = self.poll.find_open(rater)
-        drawn = [row for row in self.poll.candidates.rows if row["round"] == self.poll.round]
+        round = self.poll.round
+        drawn = [row for row in self.poll.candidates.rows if row["round"] == round]
         asked = sum(row["texts"] is not None for row in drawn)
         return {
             "rater": rater,
@@ -198,7 +199,7 @@ class Session:
             "asked": asked,
             "alike": len(drawn) - asked,
             "drawing": self.drawing.is_alive(),
-            "round": self.poll.round,
+            "round": round,
             "pairs": self.poll.count_pairs(),
             "raters": self.poll.count_raters(),
             "agreement": _describe_agreement(self.poll),

@@ -57,7 +57,9 @@ class PreferServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.server_address[1]}/"
+        is_any = ipaddress.ip_address(self.server_address[0]).is_unspecified  # 0.0.0.0, which is no place to go
+        host = socket.gethostname() if is_any else f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.server_address[1]}/"
 
     def knows(self, host: str) -> bool:
         """Whether a request's Host is ours. A page elsewhere whose name was made to point here (DNS rebinding) has its

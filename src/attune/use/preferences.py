@@ -62,11 +62,11 @@ class Poll:
 
     def find_open(self, rater: str) -> list[Question]:
         """What a rater has not answered of this round. A pair that was judged in an earlier one is not asked again."""
-        answered = {_key(row) for row in self.answers.rows if row["rater"] == rater}
+        answered, latest = {_key(row) for row in self.answers.rows if row["rater"] == rater}, self.round
         return [
             self._ask(number, row, rater)
             for number, row in enumerate(self.candidates.rows)
-            if row["round"] == self.round and row["texts"] and _key(row) not in answered
+            if row["round"] == latest and row["texts"] and _key(row) not in answered
         ]
 
     def _ask(self, number: int, row: Row, rater: str) -> Question:
@@ -121,7 +121,8 @@ class Poll:
     def take_back(self, rater: str) -> bool:
         """Remove a rater's latest answer; False where there is none in this round."""
         with self.answers.lock:
-            own = [row for row in self.answers.rows if row["rater"] == rater and row["round"] == self.round]
+            latest = self.round
+            own = [row for row in self.answers.rows if row["rater"] == rater and row["round"] == latest]
             if own:
                 self.answers.remove(own[-1])
             return bool(own)
