@@ -26,7 +26,7 @@ model.finetune.adalora model.finetune.ia3
 model.finetune.vocabulary model.finetune.new_tokens model.finetune.prompt model.finetune.new_head
 model.finetune.ctc model.finetune.top model.finetune.gradual model.finetune.adapter model.finetune.added_layers
 model.skeleton model.flops model.bias model.decode model.sample model.likelihood model.reward_head
-score.metrics score.statistics score.significance score.terms score.panel
+score.metrics score.statistics score.significance score.agreement score.terms score.panel
 train.energy train.schedule train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc
 train.objective.penalty train.objective.l2sp train.objective.ewc train.objective.distill
 train.objective.preparation train.objective.reference train.objective.hypotheses train.objective.mwer
@@ -39,7 +39,8 @@ report.record report.terms
 report.divergence report.errors report.figures report.augmentations report.run_page report.finish
 report.compare report.differences report.runs report.tables report.ablation_figures report.trade_offs report.forest
 report.ablation_page report.ablation
-use.transcript use.listen use.transcribe use.config use.plan use.screen use.sweep use.export use.pairs use.cli
+use.transcript use.listen use.transcribe use.config use.plan use.screen use.sweep use.export use.pairs
+use.journal use.candidates use.preferences use.dpo_runs use.prefer use.prefer_server use.cli
 """.split()  # noqa: SIM905  # a line a room reads better than a name a line
 KNOW_HYDRA = {"use.config", "use.cli", "use.sweep"}  # sweep: Hydra alone knows when the last run of several has ended
 
