@@ -218,7 +218,8 @@ def _describe_question(questions: Sequence[Any]) -> dict[str, Any] | None:
     if not questions:
         return None
     question, language = questions[0], questions[0].row.get("language")
-    marked = mark_differences(*question.texts, language)
+    one, other = question.texts
+    marked = mark_differences(one, other, language)
     return {
         "number": question.number,
         "next": questions[1].number if len(questions) > 1 else None,

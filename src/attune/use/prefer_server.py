@@ -53,11 +53,11 @@ class PreferServer(ThreadingHTTPServer):
     @property
     def is_local(self) -> bool:
         """Whether only this machine can ask."""
-        return ipaddress.ip_address(self.server_address[0]).is_loopback
+        return ipaddress.ip_address(str(self.server_address[0])).is_loopback
 
     @property
     def url(self) -> str:
-        is_any = ipaddress.ip_address(self.server_address[0]).is_unspecified  # 0.0.0.0, which is no place to go
+        is_any = ipaddress.ip_address(str(self.server_address[0])).is_unspecified  # 0.0.0.0, which is no place to go
         host = socket.gethostname() if is_any else f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.server_address[1]}/"
 
@@ -103,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "attune", ""
     timeout = PATIENCE_S
-    server: PreferServer
+    server: PreferServer  # type: ignore[assignment]
 
     def do_GET(self) -> None:
         self._respond(self._get)

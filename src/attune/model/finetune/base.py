@@ -31,7 +31,8 @@ class FineTuning(Protocol):
     `rate_factor` multiplies the default learning rate of the model's size; 0 says that nothing is trained at all.
     """
 
-    rate_factor: RateFactor
+    @property
+    def rate_factor(self) -> RateFactor: ...
 
     def apply(self, network: WhisperForConditionalGeneration) -> None: ...
 
