@@ -46,9 +46,9 @@ def test_further_splits_are_rendered_only_where_they_are_needed(
     asked: list[str] = []
     load = SyntheticCorpus._load
 
-    def watch(self: SyntheticCorpus, name: str, panel: Panel) -> Dataset:
-        asked.append(name)
-        return load(self, name, panel)
+    def watch(self: SyntheticCorpus, panels: dict[str, Panel]) -> dict[str, Dataset]:
+        asked.extend(panels)
+        return load(self, panels)
 
     monkeypatch.setattr(SyntheticCorpus, "_load", watch)
     plain = make_data(corpus, nano_tokens)
