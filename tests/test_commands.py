@@ -49,16 +49,16 @@ def find_all() -> list[tuple[str, str]]:
             else:
                 commands = find_in_shell(source) if source.startswith("%%bash") else iter(())
             found += [(path.name, command) for command in commands]
-    return list(dict.fromkeys(found))
-
-
-FOUND = find_all()
+    return list({tuple(split(command)): (page, command) for page, command in reversed(found)}.values())[::-1]
 
 
 def split(command: str) -> list[str]:
     """The words behind `python train.py` or `attune`, without the comment."""
     words = shlex.split(command, comments=True)
     return words[2:] if words[0] == "python" else words[1:]
+
+
+FOUND = find_all()
 
 
 def compose_all(words: list[str]) -> None:

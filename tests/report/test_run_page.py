@@ -198,13 +198,13 @@ def test_two_thousand_utterances_stay_below_15_megabytes(
         )
         write_predictions(run_folder, panel, before, after)
         rows = read_predictions(predictions_path(run_folder, panel))
-        for row in (row for kind in choose_utterances(rows).values() for row in kind):
+        for identifier in sorted({row.id for kind in choose_utterances(rows).values() for row in kind}):
             # No two alike, and each of half a minute.
             noise = torch.rand(1, generator=torch.Generator().manual_seed(len(chosen))).item()
-            chosen[panel, row.id] = (0.5 + 0.5 * noise) * speech.repeat(30 * 16_000 // len(speech))
+            chosen[panel, identifier] = (0.5 + 0.5 * noise) * speech.repeat(30 * 16_000 // len(speech))
     write_record(record, run_folder)
     page = write_run_page(run_folder, chosen)
-    assert page.stat().st_size < 15_000_000
+    assert 9_000_000 < page.stat().st_size < 15_000_000
     assert "no audio: this page is full" in page.read_text("utf-8")
 
 
