@@ -55,6 +55,8 @@ class Suspect:
 
 @dataclass(frozen=True)
 class ErrorAnalysis:
+    """What a panel's errors are: words and characters taken for others, and utterances that look made up or cut off."""
+
     words: list[Confusion]
     characters: list[Confusion]
     suspects: list[Suspect]

@@ -164,6 +164,7 @@ def describe_difference(value: float | None, low: float | None, high: float | No
 
 
 def describe_p(p: float | None) -> str:
+    """A p-value as papers write it: .012, <.001, or n/a."""
     return "n/a" if p is None else "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 

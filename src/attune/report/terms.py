@@ -40,6 +40,7 @@ def describe_terms(record: RunRecord) -> str:
 
 
 def find_terms(panels: dict[str, Panel], name: str) -> dict[str, Any]:
+    """A panel's measures of terms; {} where there was no list."""
     return (panels.get(name) or {}).get("terms") or {}
 
 

@@ -72,6 +72,7 @@ def foresee(
 
 
 def count_bytes(module: nn.Module) -> int:
+    """Of the parameters and buffers, as they are stored."""
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 

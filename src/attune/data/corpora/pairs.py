@@ -50,4 +50,5 @@ class PairsCorpus(ManifestCorpus):
 
 
 def is_pair(raw: Mapping[str, Any]) -> bool:
+    """Whether a row names a chosen or a rejected transcript."""
     return any(side in raw for side in SIDES)

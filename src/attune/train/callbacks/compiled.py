@@ -38,6 +38,7 @@ class Compiled(Callback):
 
 
 def find_blocks(module: Any) -> list[nn.Module]:
+    """The encoder's blocks, then the decoder's."""
     assert isinstance(module, WhisperModule)
     model = module.whisper.network.model
     return [*model.encoder.layers, *model.decoder.layers]

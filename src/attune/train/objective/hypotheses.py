@@ -153,4 +153,5 @@ def gather(whisper: Whisper, found: Sequence[Sequence[Hypothesis]], size: int) -
 
 
 def mask_first(drawn: Hypotheses, device: torch.device) -> Bool[Tensor, "utterance hypothesis"]:
+    """True where a hypothesis is the first of its utterance with these tokens: equal ones count once."""
     return torch.tensor(drawn.is_first, device=device).view(-1, drawn.size)

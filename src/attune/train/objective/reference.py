@@ -109,6 +109,7 @@ def check_vocabulary(run_or_model: str | None, tokens: Tokens) -> None:
 
 
 def find_adapters(network: nn.Module) -> list[BaseTunerLayer]:
+    """peft's layers, which can be switched off: what is left is the untouched model."""
     return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
 
 

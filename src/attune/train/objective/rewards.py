@@ -202,6 +202,7 @@ def to_number(value: Any) -> float:
 
 
 def make_candidates(batch: Batch, drawn: Hypotheses) -> list[Candidate]:
+    """Utterance by utterance, its hypotheses in the order in which they were drawn."""
     candidates = []
     for place, (hypothesis, text) in enumerate(zip(drawn.written, drawn.texts, strict=True)):
         utterance = place // drawn.size
