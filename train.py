@@ -17,7 +17,7 @@ import lightning as L  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
 from attune.audio.context import FullContext  # noqa: E402
-from attune.data.audit import write_rejections  # noqa: E402
+from attune.data.findings import write_rejections  # noqa: E402
 from attune.data.module import SpeechDataModule  # noqa: E402
 from attune.model.finetune.base import apply_finetuning, change_tokens, merge_additions  # noqa: E402
 from attune.model.finetune.ctc import find_writer  # noqa: E402
@@ -90,6 +90,8 @@ def train(config: DictConfig) -> None:
         replay=config.data.replay,
         extras=[split for weapon in (penalty, path) if weapon for split in weapon.needs],
         vocabulary=build(config.vocabulary, seed=config.seed),
+        audit=plain(config.data.audit),
+        allow_leakage=config.data.allow_leakage,
     )
     finetune, augmentation = build(config.finetune), build(config.augment, seed=config.seed)
     give_terms(finetune, data.vocabulary.terms if data.vocabulary else [])
