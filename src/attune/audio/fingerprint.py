@@ -25,7 +25,7 @@ BITS = 16
 LOWEST_HZ, HIGHEST_HZ = 250.0, 1800.0
 AUDIBLE = 1e-4  # -40 dB below the loudest frame: quieter ones hold the codec's noise, and silence is alike everywhere
 VARIED = 0.5  # of the frames of speech nine in ten are like no other
-FRAME_S = HOP * DECIMATION / SAMPLE_RATE_HZ
+SHORT = 64  # frames, two seconds: below it, few neighbours are alike by chance of where the frames begin
 
 _HANN = np.hanning(WINDOW).astype(np.float32)
 _MEAN = np.full(DECIMATION, 1 / DECIMATION, np.float32)
@@ -82,6 +82,17 @@ def compute_fingerprint(waveform: Float32[Tensor, "sample"]) -> Fingerprint:
     total = energy[1:].sum(axis=1)
     bits = ((slope[1:] > slope[:-1]) @ _PLACES).astype(np.uint16)
     return Fingerprint(bits, total > AUDIBLE * total.max(), digest)
+
+
+def compute_shifted(waveform: Float32[Tensor, "sample"]) -> list[Fingerprint]:
+    """The fingerprint, and those from a half of a frame on; of a short waveform from each quarter.
+
+    A copy may begin anywhere between two frames, and the nearer its frames are, the more bits are equal.
+    """
+    whole = compute_fingerprint(waveform)
+    parts = 2 if len(whole.bits) >= SHORT else 4
+    step = HOP * DECIMATION // parts
+    return [whole, *(compute_fingerprint(waveform[part * step :]) for part in range(1, parts))]
 
 
 def compute_bit_error_rate(one: Fingerprint, other: Fingerprint, offset: int) -> tuple[float, int]:

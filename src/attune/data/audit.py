@@ -166,8 +166,8 @@ def hear_corpus(splits: Mapping[str, Dataset], found: Audit, max_rejected: float
                 found.findings.set_aside[split, row["id"]] = heard.fault
                 continue
             judge_sound(split, row, heard, found.findings)
-            if heard.fingerprint is not None:
-                scored.add(split, row, heard.fingerprint)
+            if heard.fingerprints:
+                scored.add(split, row, heard.fingerprints)
         _set_aside(split, dataset, sounds, found, max_rejected)
     found.not_compared = scored.left_out
     found.splits = {split: found.splits[split] for split in splits}

@@ -1,6 +1,6 @@
 """One utterance, listened to once: whether it can be used, what is wrong with its sound, and how to know it again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from attune.audio.fingerprint import Fingerprint, compute_fingerprint
+from attune.audio.fingerprint import Fingerprint, compute_fingerprint, compute_shifted
 from attune.audio.waveform import SAMPLE_RATE_HZ, AudioError, compute_fault, compute_peak, load_recording
 from attune.data.findings import Findings
 from attune.data.leakage import Match
@@ -29,6 +29,7 @@ class Heard:
         clipped: share of its samples at full scale; offset: their mean; quiet: share of its time 40 dB below its
             loudest moment.
         digest: of its samples; equal for equal sound within this process.
+        fingerprints: where it is scored, as `compute_shifted` gives them.
         match: a scored recording that it is, where it is learnt.
     """
 
@@ -39,7 +40,7 @@ class Heard:
     offset: float = 0.0
     quiet: float = 0.0
     digest: int = 0
-    fingerprint: Fingerprint | None = None
+    fingerprints: Sequence[Fingerprint] = ()
     match: Match | None = None
 
 
@@ -48,7 +49,7 @@ def listen(row: Mapping[str, Any], find: Callable[[Fingerprint], Match | None] |
 
     Args:
         find: looks a recording up among those that are scored; None for one that is scored itself, which keeps its
-            fingerprint.
+            fingerprints.
     """
     try:
         waveform, rate_hz = load_recorded_row(row)
@@ -57,7 +58,8 @@ def listen(row: Mapping[str, Any], find: Callable[[Fingerprint], Match | None] |
     duration_s = waveform.shape[0] / SAMPLE_RATE_HZ
     if fault := compute_fault(waveform):
         return Heard(fault, duration_s, rate_hz)
-    fingerprint = compute_fingerprint(waveform)
+    fingerprints = [compute_fingerprint(waveform)] if find else compute_shifted(waveform)
+    fingerprint = fingerprints[0]
     return Heard(
         None,
         duration_s,
@@ -66,7 +68,7 @@ def listen(row: Mapping[str, Any], find: Callable[[Fingerprint], Match | None] |
         float(waveform.mean()),
         1 - float(fingerprint.audible.mean()) if len(fingerprint.audible) else 0.0,
         fingerprint.digest,
-        None if find else fingerprint,
+        () if find else fingerprints,
         find(fingerprint) if find else None,
     )
 

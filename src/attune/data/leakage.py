@@ -6,7 +6,7 @@ chance is compared bit by bit.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ COMMON = 32  # scored places that share one key: so many are a tone or a hum, an
 COMPARED = 8  # alignments that are compared bit by bit, those with the most keys in common
 MOST_DIFFERENT = 0.30  # of the bits of a copy
 DEVIATIONS = 1.6  # six times 0.27, the standard deviation that a frame of unrelated speech has about one half
-OVERLAP = 0.8  # of the shorter one's audible frames
+OVERLAP = 0.8  # of the shorter one's frames lie on the other's
+COMMON_AUDIBLE = 0.6  # of its audible ones are audible there too; less than OVERLAP, for what is loud is relative
 LARGEST_OFFSET = 1 << 20
 
 
@@ -52,13 +53,14 @@ class ScoredRecordings:
         self._frames = np.zeros(0, np.int64)
         self._waiting: list[tuple[np.ndarray, np.ndarray, int]] = []
 
-    def add(self, split: str, row: Mapping[str, Any], fingerprint: Fingerprint) -> None:
+    def add(self, split: str, row: Mapping[str, Any], shifted: Sequence[Fingerprint]) -> None:
+        """Take in one recording, as `compute_shifted` gives it."""
         number = len(self._rows)
         self._rows.append((split, row["id"], row["place"]))
-        self._by_digest.setdefault(fingerprint.digest, number)
+        self._by_digest.setdefault(shifted[0].digest, number)
         if number < MOST_INDEXED:
-            self._prints.append(fingerprint)
-            self._waiting.append((*fingerprint.keys(), number))
+            self._prints.append(shifted[0])
+            self._waiting += [(*each.keys(), number) for each in shifted]
 
     @property
     def left_out(self) -> int:
@@ -83,8 +85,7 @@ class ScoredRecordings:
         for owner, offset in self._align(fingerprint):
             known = self._prints[owner]
             difference, frames = compute_bit_error_rate(known, fingerprint, offset)
-            shorter = min(int(known.audible.sum()), int(fingerprint.audible.sum()))
-            if frames >= OVERLAP * shorter and difference <= find_limit(frames):
+            if difference <= find_limit(frames) and _covers(known, fingerprint, offset, frames):
                 return Match(*self._rows[owner], difference, False)
         return None
 
@@ -106,6 +107,12 @@ class ScoredRecordings:
         )
         best = codes[np.argsort(-votes, kind="stable")[:COMPARED]]
         return [(int(code // (2 * LARGEST_OFFSET)), int(code % (2 * LARGEST_OFFSET)) - LARGEST_OFFSET) for code in best]
+
+
+def _covers(one: Fingerprint, other: Fingerprint, offset: int, frames: int) -> bool:
+    overlap = min(len(one.bits), len(other.bits) - offset) - max(0, -offset)
+    audible = min(int(one.audible.sum()), int(other.audible.sum()))
+    return overlap >= OVERLAP * min(len(one.bits), len(other.bits)) and frames >= COMMON_AUDIBLE * audible
 
 
 def find_limit(frames: int) -> float:
