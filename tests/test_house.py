@@ -34,11 +34,11 @@ train.recovery train.memory train.module
 train.callbacks.moving_average train.callbacks.checkpoints train.callbacks.progress train.callbacks.throughput
 train.callbacks.encoder_cache train.callbacks.compiled
 train.loggers train.trainer train.aid train.scoring train.tuning train.interpolation
-report.record report.terms
+report.record report.terms report.audit_page
 report.divergence report.errors report.figures report.augmentations report.run_page report.finish
 report.compare report.differences report.runs report.tables report.ablation_figures report.trade_offs report.forest
 report.ablation_page report.ablation
-use.transcript use.listen use.transcribe use.config use.plan use.screen use.sweep use.export use.pairs use.cli
+use.transcript use.listen use.transcribe use.config use.audit use.plan use.screen use.sweep use.export use.pairs use.cli
 """.split()  # noqa: SIM905  # a line a room reads better than a name a line
 KNOW_HYDRA = {"use.config", "use.cli", "use.sweep"}  # sweep: Hydra alone knows when the last run of several has ended
 

@@ -106,13 +106,19 @@ def check_texts(splits: Mapping[str, Dataset], tokens: Tokens) -> None:
     Raises:
         InputError: with the row's place.
     """
-    for dataset in splits.values():
-        for row in dataset.remove_columns("audio").to_list():
+    for _, row, reason in find_text_faults(splits, tokens):
+        raise InputError(f"{row['place']}: {reason}")
+
+
+def find_text_faults(splits: Mapping[str, Dataset], tokens: Tokens) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """(split, row, reason) of every row whose text, language or task Whisper cannot hold."""
+    for split, dataset in splits.items():
+        for row in iterate(dataset, [name for name in dataset.column_names if name != "audio"]):
             try:
                 encode_row(row, tokens)
                 encode_rejected(row, tokens)
             except InputError as error:
-                raise InputError(f"{row['place']}: {error}") from None
+                yield split, row, str(error)
 
 
 def find_pace(dataset: Dataset, tokens: Tokens) -> float:
