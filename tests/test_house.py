@@ -9,14 +9,15 @@ SOURCE = Path(__file__).parents[1] / "src" / "attune"
 # In reading order. A new file is placed here, or the test fails.
 HOUSE = """
 errors
-audio.waveform audio.fingerprint audio.log_mel audio.context audio.phonemes audio.speech audio.acoustics audio.recordings audio.augment
-audio.spec_augment
+audio.waveform audio.fingerprint audio.log_mel audio.context audio.phonemes audio.speech audio.acoustics
+audio.recordings audio.augment audio.spec_augment
 text.normalise text.sentences text.tokenizer text.tokens
 text.vocabulary text.finder text.trie
 data.corpora.schema data.corpora.manifest data.corpora.pairs data.corpora.division data.corpora.common_voice
 data.corpora.librispeech data.corpora.timed_text data.corpora.folder data.corpora.hub data.corpora.mixture
 data.corpora.environments data.corpora.synthetic data.corpora.pretraining data.corpora.spoken_terms
-data.findings data.texts data.leakage data.hearing data.audit data.batch data.packing data.sampling data.states data.subwords data.few_shot data.in_context
+data.findings data.texts data.leakage data.hearing data.audit
+data.batch data.packing data.sampling data.states data.subwords data.few_shot data.in_context
 data.vocabulary data.module
 model.additions model.whisper model.scratch model.save
 model.finetune.quantize model.finetune.base model.finetune.targets

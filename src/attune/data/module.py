@@ -110,7 +110,7 @@ class SpeechDataModule(L.LightningDataModule):
         self.vocabulary = vocabulary
         read_rules(audit)  # a rule that is none is said at once
         self.rules, self.allow_leakage = audit, allow_leakage
-        self.audit: Audit | None = None  # what was found
+        self.audit: Audit | None = None  # what was found, once it is prepared
         self.splits: dict[str, Dataset] = {}
         self.rejections: list[Rejection] = []
         self.batches_taken = 0
@@ -169,6 +169,11 @@ class SpeechDataModule(L.LightningDataModule):
         `retention/NAME`."""
         rooms = ("test/", "retention/")
         return ["test", *(name for room in rooms for name in sorted(self.splits) if name.startswith(room))]
+
+    @property
+    def languages(self) -> list[str]:
+        """Of what is scored, in alphabetical order."""
+        return sorted({language for panel in self.panels for language in self.splits[panel].unique("language")})
 
     @cached_property
     def training_rows(self) -> Dataset:

@@ -11,9 +11,14 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from attune.data.audit import LEARNT, Audit
-from attune.data.findings import ALWAYS, RULES, SEVERITIES, Finding
+from attune.data.findings import ALWAYS, RULES, SEVERITIES, Finding, write_findings, write_rejections
 from attune.report.record import write_atomically
 
+QUANTITIES = (
+    ("duration_s", "Duration", "s"),
+    ("spoken", "Characters a second", ""),
+    ("spoken_words", "Words a second", ""),
+)
 BINS = 24
 EXAMPLES = 12  # of a rule, on the page; audit.csv has up to a thousand
 LETTERS = 150
@@ -79,6 +84,13 @@ def write_audit_page(audit: Audit, path: Path, title: str) -> Path:
         not_compared=audit.not_compared,
     )
     return write_atomically(path, page)
+
+
+def leave_audit(folder: Path, audit: Audit, title: str) -> None:
+    """rejected.csv, audit.csv and audit.html in a folder that exists."""
+    write_rejections(audit.rejections, folder / "rejected.csv")
+    write_findings(audit.findings.kept, folder / "audit.csv")
+    write_audit_page(audit, folder / "audit.html", title)
 
 
 def describe_audit(audit: Audit) -> list[str]:
@@ -148,7 +160,7 @@ def _compute_paces(audit: Audit, split: str, counts: Sequence[int]) -> np.ndarra
 
 
 def draw_histograms(audit: Audit) -> list[Histogram]:
-    """Duration, characters a second, words a second, sampling rate."""
+    """One of each of QUANTITIES."""
     learnt = [split for split in audit.splits if split in LEARNT]
     scored = [split for split in audit.splits if split.split("/")[0] == "test"]
 
@@ -159,8 +171,7 @@ def draw_histograms(audit: Audit) -> list[Histogram]:
             parts = [_compute_paces(audit, split, getattr(audit.texts[split], name)) for split in splits]
         return np.concatenate([np.zeros(0), *parts])
 
-    quantities = (("duration_s", "Duration", "s"), ("spoken", "Characters a second", ""), ("spoken_words", "Words a second", ""))  # fmt: skip
-    return [_draw(title, unit, gather(learnt, name), gather(scored, name)) for name, title, unit in quantities]
+    return [_draw(title, unit, gather(learnt, name), gather(scored, name)) for name, title, unit in QUANTITIES]
 
 
 def _draw(title: str, unit: str, learnt: np.ndarray, scored: np.ndarray) -> Histogram:

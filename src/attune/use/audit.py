@@ -5,12 +5,12 @@ from typing import Any
 
 from rich.console import Console
 
-from attune.data.audit import Audit, audit_corpus, check_leakage, find_text_faults
+from attune.data.audit import SHOWN, Audit, audit_corpus, check_leakage, find_text_faults
 from attune.data.corpora.schema import OffersMore
-from attune.data.findings import Rejection, write_findings, write_rejections
+from attune.data.findings import ALWAYS, Rejection
 from attune.errors import InputError
 from attune.model.scratch import obtain_tokens
-from attune.report.audit_page import describe_audit, write_audit_page
+from attune.report.audit_page import describe_audit, leave_audit
 from attune.use.config import build, build_corpus, plain
 
 
@@ -19,23 +19,23 @@ def run_audit(console: Console, config: Any, out: Path) -> bool:
 
     Returns:
         whether a run could be started on it as it is: nothing stands in learning and in scoring, and no split has more
-        unusable rows than data.max_rejected.
+        unusable rows than data.max_rejected, and every text is one that Whisper can hold.
     """
     corpus, tokens = build_corpus(config.data), obtain_tokens(config.model.name_or_path, build(config.model.scratch))
     splits = dict(corpus.splits())
     if config.data.replay and isinstance(corpus, OffersMore) and "replay" in (more := corpus.more()):
         splits["replay"] = more["replay"]()
     found = audit_corpus(splits, tokens, plain(config.data.audit))
+    faults = list_faults(found, config)
     for split, row, reason in find_text_faults(splits, tokens):
+        found.findings.add(ALWAYS, split, row, reason)
         found.rejections.append(Rejection(split, row["id"], row["place"], reason))
+        faults.append(f"{row['place']}: {reason}")
     out.mkdir(parents=True, exist_ok=True)
-    write_rejections(found.rejections, out / "rejected.csv")
-    write_findings(found.findings.kept, out / "audit.csv")
-    write_audit_page(found, out / "audit.html", str(config.choices.data if "choices" in config else config.name))
+    leave_audit(out, found, "The corpus")
     for line in describe_audit(found):
         console.print(line, highlight=False)
-    faults = list_faults(found, config)
-    for fault in faults:
+    for fault in faults[:SHOWN]:
         console.print(f"[red]{fault}[/red]", highlight=False)
     console.print(f"{len(found.rejections)} rows cannot be used -> {out / 'rejected.csv'}", highlight=False)
     console.print(f"the page: {out / 'audit.html'}, the list: {out / 'audit.csv'}", highlight=False)
