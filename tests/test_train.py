@@ -29,6 +29,7 @@ SMALL = [
     "model.scratch.layers=1",
     "model.scratch.heads=2",
     "logger=csv",
+    "data.allow_leakage=true",  # six utterances are all there are, to learn from and to score
     "trainer.max_steps=4",
     "trainer.validate_every=2",
     "trainer.accelerator=cpu",
