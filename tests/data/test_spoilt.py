@@ -108,7 +108,6 @@ def test_a_thousand_spoilt_files(tmp_path: Path, nano_tokens: Tokens) -> None:
     fates = Counter((id.split()[0], id in kept) for id in (row["id"] for row in rows))
     each = FILES // len(SPOILS)
     assert fates["hold_no_numbers", False] == fates["be_empty", False] == each
-    assert fates["have_eight_channels", True] == fates["be_very_fast", True] == each
-    assert fates["leave_whole", True] >= each - 5  # some are cut to nothing by libsndfile: raw MP3 named .txt
+    assert fates["have_eight_channels", True] == fates["be_very_fast", True] == fates["leave_whole", True] == each
     for spoil in ("truncate", "flip_bits", "break_header"):
         assert fates[spoil, True] and fates[spoil, False]

@@ -73,7 +73,9 @@ def audit_corpus(
         found.texts[split] = read_texts(split, dataset, tokens, found.findings)
     hear_corpus(splits, found, max_rejected)
     for split, dataset in splits.items():
-        judge_pace(split, dataset, found.texts[split], found.sounds[split].duration_s, found.findings)
+        sounds = found.sounds[split]
+        durations_s = np.where(sounds.usable, sounds.duration_s, 0)
+        judge_pace(split, dataset, found.texts[split], durations_s, found.findings)
         _compare_within(split, dataset, found.sounds[split], found.findings)
     learnt = [found.texts[split] for split in LEARNT if split in splits]
     for split, dataset in splits.items():

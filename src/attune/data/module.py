@@ -32,7 +32,7 @@ from attune.data.audit import (
 from attune.data.batch import Batch, Example, collate
 from attune.data.corpora.schema import PAIRED, WEIGHT, Corpus, OffersMore
 from attune.data.few_shot import FewShot
-from attune.data.findings import Rejection, read_rules
+from attune.data.findings import Findings, Rejection, read_rules
 from attune.data.in_context import InContext, Shown, check_in_context, sum_seconds
 from attune.data.packing import join_rows, measure_shares
 from attune.data.sampling import Draw, TrainingBatches, draw_again, evaluation_batches, group
@@ -110,7 +110,7 @@ class SpeechDataModule(L.LightningDataModule):
         self.vocabulary = vocabulary
         read_rules(audit)  # a rule that is none is said at once
         self.rules, self.allow_leakage = audit, allow_leakage
-        self.audit: Audit | None = None  # what was found, once it is prepared
+        self.audit = Audit(Findings({}))  # what was found, once it is prepared
         self.splits: dict[str, Dataset] = {}
         self.rejections: list[Rejection] = []
         self.batches_taken = 0

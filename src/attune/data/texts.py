@@ -130,6 +130,8 @@ def judge_pace(
 ) -> None:
     """Compare each row's characters a second with the split's median: text too long for its audio, or too short.
 
+    Rows of 0 s are left out.
+
     The median takes the script into account: a Chinese character is a syllable, a Latin one less than half of it.
     """
     spoken = np.asarray(texts.spoken)

@@ -65,7 +65,7 @@ def start_record(config: Mapping[str, Any], parameters: dict[str, int], data: Sp
         vocabulary=data.vocabulary.describe(data.tokens) if data.vocabulary else {},
         splits={name: measure_split(split) for name, split in data.splits.items()},
         in_context=data.in_context.count_examples([data.splits[p] for p in data.panels]) if data.in_context else {},
-        audit=summarise_audit(data.audit) if data.audit else {},
+        audit=summarise_audit(data.audit),
         rejected=dict(Counter(rejection.reason.split(":")[0] for rejection in data.rejections)),
     )
 
@@ -99,10 +99,10 @@ def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, fo
         f"[bold]{record.name}[/bold]  seed {record.seed}, context {record.context}, in {folder}", highlight=False
     )
     console.print(f"utterances: {counts}", highlight=False)
-    if data.audit:
-        told, *doubts = describe_audit(data.audit)
-        console.print(f"{told}; see {folder / 'audit.html'}", highlight=False)
-        console.print("".join(f"[yellow]{doubt}[/yellow]\n" for doubt in doubts), end="", highlight=False)
+    told, *doubts = describe_audit(data.audit)
+    console.print(f"{told}; see {folder / 'audit.html'}", highlight=False)
+    for doubt in doubts:
+        console.print(doubt, style="yellow", highlight=False)
     console.print(describe_normalisers(data.languages), highlight=False)
     if data.drawn:
         console.print(data.drawn, highlight=False)

@@ -75,11 +75,11 @@ def describe_normalisers(languages: Iterable[str | None]) -> str:
     """One sentence: what WER is counted on in these languages."""
     codes = sorted({language for language in languages if language})
     unspaced = [code for code in codes if spells_without_spaces(code)]
-    theirs = " and ".join(sorted({find_whisper_normaliser(code) for code in codes})) or "basic"
+    theirs = sorted({find_whisper_normaliser(code) for code in codes}) or ["basic"]
     told = f"WER of {', '.join(codes) or 'unknown languages'}: {NORMALISER}, which keeps combining marks"
     if unspaced:
         told += f"; of {', '.join(unspaced)} each character is a word, so that WER is CER"
-    return f"{told}; beside it raw, and by Whisper's {theirs} normaliser"
+    return f"{told}; beside it raw, and by Whisper's {' and '.join(theirs)} normaliser{'s' * (len(theirs) > 1)}"
 
 
 @lru_cache(maxsize=4)

@@ -36,7 +36,7 @@ def run_audit(console: Console, config: Any, out: Path) -> bool:
     for line in describe_audit(found):
         console.print(line, highlight=False)
     for fault in faults[:SHOWN]:
-        console.print(f"[red]{fault}[/red]", highlight=False)
+        console.print(fault, style="red", highlight=False, markup=False)  # a place may hold brackets
     console.print(f"{len(found.rejections)} rows cannot be used -> {out / 'rejected.csv'}", highlight=False)
     console.print(f"the page: {out / 'audit.html'}, the list: {out / 'audit.csv'}", highlight=False)
     return not faults
