@@ -232,7 +232,7 @@ def test_a_run_is_never_written_over(manifest: Path, tmp_path: Path) -> None:
 
 
 def test_too_many_broken_utterances_stop_the_run(manifest: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"1 of 6 utterances of train .* data.max_rejected=0.05(.|\n)*line 6"):
+    with pytest.raises(InputError, match=r"1 of 6 utterances of validation .* data.max_rejected=0.05(.|\n)*line 6"):
         run_small(tmp_path / "run", *manifest_words(manifest))
     assert not (tmp_path / "run").exists()
 

@@ -100,11 +100,10 @@ def describe_audit(audit: Audit) -> list[str]:
     told = f"{sum(each.utterances for each in splits)} utterances, {sum(each.hours for each in splits):.2f} h"
     told += f", {speakers} speakers" if speakers else ""
     counts = {severity: audit.findings.count(severity) for severity in SEVERITIES}
-    kinds = [
-        f"{severity}s: {_list_counts(rules)}" for severity, rules in counts.items() if rules and severity != "note"
-    ]
-    notes = sum(counts["note"].values())
-    return [f"audit: {told}; {'; '.join([*kinds, f'{notes} notes'])}", *describe_overlaps(audit)]
+    kinds = [f"{name}s: {_list_counts(rules)}" for name, rules in counts.items() if rules and name != "note"]
+    if notes := sum(counts["note"].values()):
+        kinds.append(f"{notes} notes")
+    return ["; ".join([f"audit: {told}", *(kinds or ["nothing found"])]), *describe_overlaps(audit)]
 
 
 def describe_overlaps(audit: Audit) -> list[str]:

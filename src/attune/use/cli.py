@@ -212,13 +212,11 @@ def add_audit(commands: Any) -> None:
 
 def run_audit(arguments: argparse.Namespace) -> int:
     """Audit a corpus."""
-    from transformers.utils import logging
-
     from attune.use.audit import run_audit
     from attune.use.config import compose_run
-    from attune.use.screen import make_console
+    from attune.use.screen import make_console, settle_screen
 
-    logging.disable_progress_bar()
+    settle_screen()
     return 0 if run_audit(make_console(), compose_run(arguments.words), arguments.output_dir) else 1
 
 
