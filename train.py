@@ -17,7 +17,6 @@ import lightning as L  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
 from attune.audio.context import FullContext  # noqa: E402
-from attune.data.audit import write_rejections  # noqa: E402
 from attune.data.module import SpeechDataModule  # noqa: E402
 from attune.model.finetune.base import apply_finetuning, change_tokens, merge_additions  # noqa: E402
 from attune.model.finetune.ctc import find_writer  # noqa: E402
@@ -25,6 +24,7 @@ from attune.model.finetune.new_tokens import give_terms  # noqa: E402
 from attune.model.save import save_whisper  # noqa: E402
 from attune.model.scratch import obtain_tokens, obtain_whisper  # noqa: E402
 from attune.model.skeleton import apply_to_skeleton, make_skeleton  # noqa: E402
+from attune.report.audit_page import leave_audit  # noqa: E402
 from attune.report.augmentations import draw_augmentation  # noqa: E402
 from attune.report.finish import (  # noqa: E402
     describe_run,
@@ -90,6 +90,8 @@ def train(config: DictConfig) -> None:
         replay=config.data.replay,
         extras=[split for weapon in (penalty, path) if weapon for split in weapon.needs],
         vocabulary=build(config.vocabulary, seed=config.seed),
+        audit=plain(config.data.audit),
+        allow_leakage=config.data.allow_leakage,
     )
     finetune, augmentation = build(config.finetune), build(config.augment, seed=config.seed)
     give_terms(finetune, data.vocabulary.terms if data.vocabulary else [])
@@ -116,7 +118,7 @@ def train(config: DictConfig) -> None:
     module = WhisperModule(whisper, finetune, objective, steps=steps, **beside, **rates)
 
     run.start()
-    write_rejections(data.rejections, run.folder / "rejected.csv")
+    leave_audit(run.folder, data.audit, config.name)
     tokens.tokenizer.save_pretrained(run.folder / "model")  # with it `attune export` can rebuild a run that stops early
     record = start_record(plain(config), parameters, data)
     describe_run(console, record, data, run.folder, module.rate_text)

@@ -20,17 +20,19 @@ from torch.utils.data import DataLoader
 from attune.audio.context import Context, PackedContext
 from attune.audio.waveform import POSITIONS_PER_S
 from attune.data.audit import (
-    Rejection,
+    Audit,
+    audit_corpus,
+    check_leakage,
     check_texts,
     encode_rejected,
     encode_row,
     find_pace,
     load_row,
-    reject_broken_audio,
 )
 from attune.data.batch import Batch, Example, collate
 from attune.data.corpora.schema import PAIRED, WEIGHT, Corpus, OffersMore
 from attune.data.few_shot import FewShot
+from attune.data.findings import Rejection, read_rules
 from attune.data.in_context import InContext, Shown, check_in_context, sum_seconds
 from attune.data.packing import join_rows, measure_shares
 from attune.data.sampling import Draw, TrainingBatches, draw_again, evaluation_batches, group
@@ -60,6 +62,8 @@ class SpeechDataModule(L.LightningDataModule):
         extras: further splits that are read where the corpus offers them: "replay" (which must then be there),
             "retention_validation".
         vocabulary: a list of terms, for synthetic speech in the training split and for prompts; None is none.
+        audit: rule -> severity, on or off, for rules of the audit that are to be other than they are by themselves.
+        allow_leakage: go on where a recording is learnt and also scored.
 
     Raises:
         InputError: `replay` is no such share, or another setting is none that there is.
@@ -82,6 +86,8 @@ class SpeechDataModule(L.LightningDataModule):
         replay: float = 0.0,
         extras: Sequence[str] = (),
         vocabulary: CustomVocabulary | None = None,
+        audit: Mapping[str, Any] | None = None,
+        allow_leakage: bool = False,
     ):
         super().__init__()
         if not 0 <= replay < 1:
@@ -102,6 +108,9 @@ class SpeechDataModule(L.LightningDataModule):
         self.replay = replay
         self.extras = {*extras, *(["replay"] if replay else [])}
         self.vocabulary = vocabulary
+        read_rules(audit)  # a rule that is none is said at once
+        self.rules, self.allow_leakage = audit, allow_leakage
+        self.audit: Audit | None = None  # what was found, once it is prepared
         self.splits: dict[str, Dataset] = {}
         self.rejections: list[Rejection] = []
         self.batches_taken = 0
@@ -118,7 +127,9 @@ class SpeechDataModule(L.LightningDataModule):
             if len(splits.get(split, ())) == 0:
                 raise InputError(f"The corpus has no utterance in {split!r}. Give data.{split}.")
         check_texts(splits, self.tokens)
-        self.splits, self.rejections = reject_broken_audio(splits, self.max_rejected)
+        self.audit = audit_corpus(splits, self.tokens, self.rules, self.max_rejected)
+        check_leakage(self.audit, self.allow_leakage)
+        self.splits, self.rejections = self.audit.splits, self.audit.rejections
         self.tokens.tokens_per_s = find_pace(self.splits["train"], self.tokens)
         if self.examples:
             train = self.splits["train"]
@@ -158,6 +169,11 @@ class SpeechDataModule(L.LightningDataModule):
         `retention/NAME`."""
         rooms = ("test/", "retention/")
         return ["test", *(name for room in rooms for name in sorted(self.splits) if name.startswith(room))]
+
+    @property
+    def languages(self) -> list[str]:
+        """Of what is scored, in alphabetical order."""
+        return sorted({language for panel in self.panels for language in self.splits[panel].unique("language")})
 
     @cached_property
     def training_rows(self) -> Dataset:

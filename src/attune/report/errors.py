@@ -69,7 +69,7 @@ def analyse_errors(panels: Mapping[str, Sequence[PredictionRow]], target: str = 
         panels: name -> predictions, in any order.
     """
     rows = panels.get(target, [])
-    texts = [(normalise(row.reference), normalise(row.before), normalise(row.after)) for row in rows]
+    texts = [tuple(normalise(each, row.language) for each in (row.reference, row.before, row.after)) for row in rows]
     kinds = group_utterances(rows)
     if conditions := {name.partition("/")[2]: of for name, of in panels.items() if name.startswith(f"{target}/")}:
         kinds["condition"] = {name: spoken for name, of in conditions.items() if (spoken := [r for r in of if r.words])}

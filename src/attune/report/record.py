@@ -69,6 +69,8 @@ class RunRecord:
     # process, total; and available
     memory: dict[str, float] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)  # reason: utterances
+    # hours, speakers {split}, sampling_rates_hz {split}, findings {severity {rule: rows}}, shared {split}
+    audit: dict[str, Any] = field(default_factory=dict)
     # missing: planned in a sweep and never begun, or unreadable; no run.json says so
     status: Literal["running", "finished", "failed", "interrupted", "missing"] = "running"
     error: str | None = None
@@ -272,9 +274,9 @@ def _check_schema(path: Path, content: Any) -> None:
 
 
 def _to_row(before: Prediction, after: Prediction) -> PredictionRow:
-    reference = normalise(after.reference)
-    earlier = count_word_errors(reference, normalise(before.hypothesis))
-    later = count_word_errors(reference, normalise(after.hypothesis))
+    reference = normalise(after.reference, after.language)
+    earlier = count_word_errors(reference, normalise(before.hypothesis, after.language))
+    later = count_word_errors(reference, normalise(after.hypothesis, after.language))
     return PredictionRow(
         id=after.id,
         speaker=after.speaker,

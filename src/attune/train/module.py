@@ -196,7 +196,7 @@ class WhisperModule(L.LightningModule):
         self._log_loss("val/loss", self.objective.loss_from_states(self.whisper, states, batch), len(batch))
         hypotheses = self._transcribe(states, batch)
         for metric in (self.word_errors, self.raw_word_errors):
-            metric.update(batch.references, hypotheses)
+            metric.update(batch.references, hypotheses, batch.languages)
         self.log("val/wer", self.word_errors, prog_bar=True, batch_size=len(batch))
         self.log("val/raw_wer", self.raw_word_errors, batch_size=len(batch))
 

@@ -66,7 +66,10 @@ def score(
         recordings = find_recordings(data.splits[panel])
         predictions = [replace(each, recording=recordings.get(each.id)) for each in module.predictions]
         scores.predictions[name] = predictions
-        scores.panels[name] = score_panel(predictions, seconds, finder=finder, frequency=frequency)
+        shared = data.audit.shared.get(panel) if data.audit else None
+        spellings = data.tokens.tokenizer.english_spelling_normalizer
+        known = {"learnt": shared.ids if shared else frozenset(), "spellings": spellings}
+        scores.panels[name] = score_panel(predictions, seconds, finder=finder, frequency=frequency, **known)
     return scores
 
 
