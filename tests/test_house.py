@@ -26,12 +26,13 @@ model.finetune.vocabulary model.finetune.new_tokens model.finetune.prompt model.
 model.finetune.ctc model.finetune.top model.finetune.gradual model.finetune.adapter model.finetune.added_layers
 model.skeleton model.flops model.bias model.decode model.sample model.likelihood model.reward_head
 score.metrics score.statistics score.significance score.terms score.panel
-train.energy train.schedule train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc
+train.files train.energy train.schedule train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc
 train.objective.penalty train.objective.l2sp train.objective.ewc train.objective.distill
 train.objective.preparation train.objective.reference train.objective.hypotheses train.objective.mwer
 train.objective.rewards train.objective.grpo train.objective.dpo train.objective.reward_model train.augmentation
 train.recovery train.memory train.module
-train.callbacks.moving_average train.callbacks.checkpoints train.callbacks.progress train.callbacks.throughput
+train.callbacks.moving_average train.callbacks.random_state train.callbacks.checkpoints
+train.callbacks.interruption train.callbacks.progress train.callbacks.throughput
 train.callbacks.encoder_cache train.callbacks.compiled
 train.loggers train.trainer train.aid train.scoring train.tuning train.interpolation
 report.record report.terms

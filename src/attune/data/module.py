@@ -245,6 +245,7 @@ class SpeechDataModule(L.LightningDataModule):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else passes draw from the run's own, and a resumed run makes fewer
         )
 
     def state_dict(self) -> dict[str, Any]:

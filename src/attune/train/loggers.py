@@ -1,9 +1,11 @@
 """Where metrics go: metrics.csv always, Weights & Biases by default. Neither ever asks a question or ends a run."""
 
 import csv
+import io
 import logging
 import netrc
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from attune.audio.waveform import SAMPLE_RATE_HZ
+from attune.train.files import write_atomically
 
 log = logging.getLogger(__name__)
 WANDB_HOST = "api.wandb.ai"
@@ -56,12 +59,12 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         columns = list(dict.fromkeys(key for row in self.rows for key in row if key != "epoch"))
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, text.getvalue())
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -112,9 +115,18 @@ def _make_wandb(folder: Path, name: str, config: Mapping[str, Any], project: str
     # The runs of a sweep, whose plan lies in the folder around them, are one group; options of groups are tags.
     group = folder.parent.name if (folder.parent / "sweep.json").is_file() else None
     tags = [f"{key}={option}" for key, option in (config.get("choices") or {}).items()]
-    about = {"group": group, "tags": tags, "config": dict(config)}
-    run = wandb.init(project=project, name=name, dir=folder, mode=chosen, settings=settings, **about)  # type: ignore[arg-type]
+    about = {"group": group, "tags": tags, "config": dict(config), "resume": "allow"}
+    id = _read_id(folder)
+    run = wandb.init(project=project, name=name, dir=folder, mode=chosen, settings=settings, id=id, **about)  # type: ignore[arg-type]
     return WandbLogger(experiment=run)
+
+
+def _read_id(folder: Path) -> str:
+    """The run's name inside W&B: of its own making and kept, so that a run that goes on is the same one there."""
+    path = folder / "wandb" / "id"
+    if not path.is_file():
+        write_atomically(path, uuid.uuid4().hex[:12])
+    return path.read_text("utf-8")
 
 
 def log_sweep(

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import Logger
 
 from attune.train.callbacks.checkpoints import MONITORED
 from attune.train.callbacks.compiled import Compiled
+from attune.train.files import WholeCheckpoints
 
 
 def make_trainer(
@@ -41,7 +42,7 @@ def make_trainer(
     """
     return L.Trainer(
         default_root_dir=folder,
-        callbacks=[*callbacks, EarlyStopping(monitored, patience=patience), *([Compiled()] if compile else [])],
+        callbacks=[*callbacks, Patience(monitored, patience=patience), *([Compiled()] if compile else [])],
         logger=list(loggers),
         max_steps=max_steps,
         precision=choose_precision(precision, accelerator),  # type: ignore[arg-type]
@@ -57,8 +58,17 @@ def make_trainer(
         enable_model_summary=False,
         enable_progress_bar=False,  # train/callbacks/progress.py draws ours
         use_distributed_sampler=False,
+        plugins=[WholeCheckpoints()],
         benchmark=False,
     )
+
+
+class Patience(EarlyStopping):
+    """Lightning's early stopping; a run that it had stopped, and that died while it was scored, trains no further."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 def choose_precision(wanted: str, accelerator: str) -> str:
