@@ -17,7 +17,7 @@ data.corpora.schema data.corpora.manifest data.corpora.pairs data.corpora.divisi
 data.corpora.librispeech data.corpora.timed_text data.corpora.folder data.corpora.hub data.corpora.mixture
 data.corpora.environments data.corpora.synthetic data.corpora.pretraining data.corpora.spoken_terms
 data.audit data.batch data.packing data.sampling data.states data.subwords data.few_shot data.in_context
-data.vocabulary data.module
+data.vocabulary data.enduring data.module
 model.additions model.whisper model.scratch model.save
 model.finetune.quantize model.finetune.base model.finetune.targets
 model.finetune.none model.finetune.depth model.finetune.full model.finetune.layers model.finetune.lora
@@ -32,7 +32,7 @@ train.objective.preparation train.objective.reference train.objective.hypotheses
 train.objective.rewards train.objective.grpo train.objective.dpo train.objective.reward_model train.augmentation
 train.recovery train.memory train.module
 train.callbacks.moving_average train.callbacks.random_state train.callbacks.checkpoints
-train.callbacks.interruption train.callbacks.progress train.callbacks.throughput
+train.callbacks.interruption train.callbacks.not_finite train.callbacks.progress train.callbacks.throughput
 train.callbacks.encoder_cache train.callbacks.compiled
 train.loggers train.trainer train.aid train.scoring train.tuning train.interpolation
 report.record report.terms

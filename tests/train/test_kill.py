@@ -26,8 +26,8 @@ from train import train
 
 ROOT = Path(__file__).parents[2]
 WORDS = [
-    "logger=csv", "trainer.max_steps=8", "trainer.validate_every=2", "trainer.log_every=1", "trainer.accelerator=cpu", "name=test",
-    "trainer.accumulate_grad_batches=2", "data.batch_window_s=4", "finetune=lora", "finetune.dropout=0.3",
+    "logger=csv", "trainer.max_steps=8", "trainer.validate_every=2", "trainer.log_every=1", "trainer.accelerator=cpu",
+    "name=test", "trainer.accumulate_grad_batches=2", "data.batch_window_s=4", "finetune=lora", "finetune.dropout=0.3",
     "ema=0.9", "keep=top2", "optimizer.learning_rate=1e-2",
 ]  # fmt: skip
 TEXTS = ["One two.", "Three four.", "Five six seven.", "Eight.", "Nine ten eleven."]
