@@ -141,15 +141,19 @@ def train(config: DictConfig) -> None:
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
         checkpoints.load_kept(module)
         aid, record.vocabulary = make_aid(trainer, module, data, bias)
+        is_same = not (finetune.rate_factor or aid or data.examples or path)  # `attune evaluate`: scored once is enough
         if path:
             tuned, record.interpolation = path.run(trainer, module, data, load_untouched().network, untouched)
+        elif is_same:
+            tuned = untouched
         else:
             tuned = score(trainer, module, data, data.panels, in_context=True, aid=aid)
 
         # Other programs pad to 30 s, so both models are judged there too: the untouched one is loaded once more for it.
         if data.context.name != "full":
             tuned.add(score(trainer, module, data, ["test"], FullContext(), in_context=True, aid=aid))
-            untouched.add(score_other(trainer, module, load_untouched(), data, ["test"], FullContext()))
+            if not is_same:
+                untouched.add(score_other(trainer, module, load_untouched(), data, ["test"], FullContext()))
 
         if not path:  # which had to merge first
             merge_additions(finetune, whisper.network)
