@@ -19,7 +19,7 @@ data.corpora.environments data.corpora.rendering data.corpora.synthetic data.cor
 data.corpora.spoken_terms
 data.findings data.texts data.leakage data.hearing data.audit
 data.batch data.packing data.sampling data.states data.subwords data.few_shot data.in_context
-data.vocabulary data.module
+data.vocabulary data.enduring data.module
 model.additions model.whisper model.scratch model.save
 model.finetune.quantize model.finetune.base model.finetune.targets
 model.finetune.none model.finetune.depth model.finetune.full model.finetune.layers model.finetune.lora
@@ -28,12 +28,13 @@ model.finetune.vocabulary model.finetune.new_tokens model.finetune.prompt model.
 model.finetune.ctc model.finetune.top model.finetune.gradual model.finetune.adapter model.finetune.added_layers
 model.skeleton model.flops model.bias model.decode model.sample model.likelihood model.reward_head
 score.metrics score.statistics score.significance score.agreement score.terms score.panel
-train.energy train.schedule train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc
+train.files train.energy train.schedule train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc
 train.objective.penalty train.objective.l2sp train.objective.ewc train.objective.distill
 train.objective.preparation train.objective.reference train.objective.hypotheses train.objective.mwer
 train.objective.rewards train.objective.grpo train.objective.dpo train.objective.reward_model train.augmentation
 train.recovery train.memory train.module
-train.callbacks.moving_average train.callbacks.checkpoints train.callbacks.progress train.callbacks.throughput
+train.callbacks.moving_average train.callbacks.random_state train.callbacks.checkpoints
+train.callbacks.interruption train.callbacks.not_finite train.callbacks.progress train.callbacks.throughput
 train.callbacks.encoder_cache train.callbacks.compiled
 train.loggers train.trainer train.aid train.scoring train.tuning train.interpolation
 report.record report.terms report.audit_page

@@ -89,6 +89,7 @@ class WhisperModule(L.LightningModule):
         self.utterances_seen = 0
         self.audio_seen_s = 0.0
         self.flops_done = 0.0
+        self.skipped_steps = 0  # whose gradient was not finite
         self.recovery = Recovery()
         self.counted = {name: getattr(self, name) for name in COUNTED}  # when the accumulation window began
 
