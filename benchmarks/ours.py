@@ -100,7 +100,7 @@ def evaluate(whisper, data: SpeechDataModule, cap: int, precision: str) -> dict:
     started = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in precision):
         for batch in data.panel_dataloader("test"):
-            room = [cap - len(prefix) for prefix in batch.prefixes]
+            room = [cap] * len(batch.prefixes)  # Whisper's `generate` does not count its four tokens of prompt either
             found = decode_greedily(whisper, whisper.encode(batch.waveform), batch.prefixes, room)
             written |= {id: whisper.tokens.transcript(ids) for id, ids in zip(batch.ids, found, strict=True)}
     seconds = time.perf_counter() - started

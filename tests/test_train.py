@@ -215,17 +215,6 @@ def test_an_augmented_run_shows_what_it_heard(manifest: Path, tmp_path: Path) ->
     assert "after each augmentation by itself" in (folder / "report.html").read_text()
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda path: path.stem)
-def test_notebooks_run(path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cell by cell, without Jupyter."""
-    monkeypatch.setenv("ATTUNE_RUN", str(finished))
-    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-    assert cells and all(not cell["outputs"] for cell in cells)
-    names: dict[str, object] = {}
-    for cell in cells:
-        exec("".join(cell["source"]), names)
-
-
 def test_a_run_is_never_written_over(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"folder=.* exists.*resume="):
         run_small(tmp_path, *manifest_words(manifest))

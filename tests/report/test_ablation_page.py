@@ -3,10 +3,12 @@
 import base64
 import hashlib
 import re
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 from hostile import HOSTILE
+from matplotlib.text import Annotation, Text
 from test_ablation import make_record
 from test_run_page import Elements
 
@@ -61,10 +63,13 @@ def test_rows_can_be_sorted_and_told_apart(page: str) -> None:
     kinds = [attributes["data-kind"] for attributes in elements.named("tr") if "data-kind" in attributes]
     assert kinds == ["setting", "run", "run", "setting", "unfinished"]
     keys = [attributes["data-key"] for attributes in elements.named("td")]
-    assert len(keys) == len(HEADINGS) * len(kinds)
-    assert keys[4] == str((0.2 + 0.24) / 2) and keys[5] == ""  # a number in full; what was not paired stands last
+    shown = [name for name in HEADINGS if f">{name}</button>" in page]
+    assert "retention % before" in shown and "to untouched" not in shown and "kJ" not in shown  # measured nowhere
+    assert len(keys) == len(elements.named("th")) * len(kinds)
+    assert keys[4] == str((0.2 + 0.24) / 2)  # a number in full
+    assert keys[-1] == ""  # the run that failed has no memory to tell of, and stands last
     buttons = elements.named("button")
-    assert len(buttons) == len(HEADINGS) and all(button["type"] == "button" for button in buttons)
+    assert len(buttons) == len(elements.named("th")) and all(button["type"] == "button" for button in buttons)
     assert [box["data-kind"] for box in elements.named("input") if "data-kind" in box] == [
         "setting",
         "run",
@@ -75,6 +80,22 @@ def test_rows_can_be_sorted_and_told_apart(page: str) -> None:
 def test_an_empty_ablation_has_a_page(tmp_path: Path) -> None:
     page = write_ablation_page(tmp_path, Differences([], [], []), [], []).read_text("utf-8")
     assert Elements(page).open == []
+
+
+def test_names_in_a_figure_cover_neither_points_nor_each_other() -> None:
+    records = [make_record("lora", 1, 0.3 + number / 1000, rank=2**number) for number in range(8)]
+    for number, record in enumerate(records):
+        record.parameters["trainable"] = 250_000 + 9_000 * number  # near each other, in WER and in size
+    figure = plot_trade_offs(make_rows([(Path(str(number)), record) for number, record in enumerate(records)]))
+    assert figure is not None
+    axes = figure.axes[0]
+    names = [text for text in axes.texts if isinstance(text, Annotation)]
+    assert len(names) == 8
+    boxes = [Text.get_window_extent(name) for name in names]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert not any(box.contains(*axes.transData.transform(name.xy)) for box in boxes for name in names)
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+    assert all("mathdefault" not in tick.get_text() for tick in axes.get_xticklabels())
 
 
 def test_the_front_holds_what_nothing_is_better_than() -> None:

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
@@ -25,6 +25,7 @@ CAPTIONS = {
     "curves": "WER on the validation set while training, mean over the seeds.",
     "shots": "WER over the number of training utterances.",
 }
+WIDE = {"ablation", "forest"}  # two panels beside each other: they take the whole width
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,21 @@ def write_ablation_page(output: Path, found: Differences, notes: Sequence[str], 
     template = Environment(
         loader=PackageLoader("attune", "assets"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     ).get_template("ablation_page.html.j2")
+    lines = [_make_line(row, output) for row in found.rows]
+    # What was measured nowhere (energy, on most machines) is no column.
+    known = [place for place in range(len(HEADINGS)) if not lines or any(line.cells[place].key for line in lines)]
     panels = [[*map(Cell, to_panel_cells(row), _panel_keys(row))] for row in found.panels]
     page = template.render(
-        headings=HEADINGS,
-        lines=[_make_line(row, output) for row in found.rows],
+        headings=[HEADINGS[place] for place in known],
+        lines=[replace(line, cells=[line.cells[place] for place in known]) for line in lines],
         panel_headings=PANEL_HEADINGS,
         panels=panels,
         notes=[NOTE, *notes],
         faults=list_faults(found.rows),
-        figures=[(CAPTIONS[path.stem], to_data_uri("image/svg+xml", path.read_bytes())) for path in figures],
+        figures=[
+            (CAPTIONS[path.stem], to_data_uri("image/svg+xml", path.read_bytes()), path.stem in WIDE)
+            for path in figures
+        ],
         script=script,
         # The policy names the script by its hash: whatever else a page holds, nothing else runs.
         script_hash=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),

@@ -91,7 +91,7 @@ def keep_record(record: RunRecord, folder: Path) -> Iterator[None]:
         write_record(record, folder)
 
 
-def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, folder: Path, rate: float) -> None:
+def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, folder: Path, rate: str) -> None:
     """What is about to be done, in four lines."""
     counts = ", ".join(f"{name} {split['utterances']} ({_format_time(split)})" for name, split in record.splits.items())
     learning = record.parameters
@@ -119,7 +119,7 @@ def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, fo
         return
     console.print(
         f"parameters: {learning['trainable']:,} of {learning['total']:,} learn, {learning['added']:,} added; "
-        f"peak learning rate {rate:.3g}",
+        f"peak learning rate {rate}",
         highlight=False,
     )
 

@@ -143,7 +143,9 @@ def _draw_groups(
             for place, name in zip(places, groups, strict=True)
             if setting in groups[name]
         ]
-        axes.plot([x for x, _ in at], [y for _, y in at], "o", color=colour, markersize=4, label=setting)
+        is_hollow = settings.index(setting) // len(COLOURS) % 2  # the colours have come round
+        face = "white" if is_hollow else colour
+        axes.plot([x for x, _ in at], [y for _, y in at], "o", color=colour, mfc=face, markersize=4, label=setting)
     axes.set_xticks(
         places, list(groups), rotation=30 if len(groups) > 5 else 0, ha="right" if len(groups) > 5 else "center"
     )

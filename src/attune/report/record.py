@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import platform
 import re
 import subprocess
@@ -26,6 +25,7 @@ from rich.text import Text
 from attune.errors import InputError
 from attune.score.metrics import Prediction, count_word_errors
 from attune.text.normalise import normalise
+from attune.train.files import write_atomically
 
 SCHEMA_VERSION = 1
 PACKAGES = ("attune", "torch", "torchaudio", "transformers", "lightning", "peft", "datasets", "torchmetrics")
@@ -219,24 +219,6 @@ def format_interval(panel: Panel) -> str:
     """[lower–upper] in %, or "" where no interval was computed."""
     interval = panel.get("wer_ci95") or ()
     return f"[{'–'.join(map(format_percent, interval))}]" if _has_numbers(*interval) else ""
-
-
-def write_atomically(path: Path, text: str) -> Path:
-    """Write beside the file, then rename over it: a full disk or a lost power cord leaves the old file whole.
-
-    A lone surrogate, which UTF-8 cannot hold and a decoded byte-level token can be, is written as its escape.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the same folder: a rename across disks is a copy
-    try:
-        with temporary.open("wb") as file:
-            file.write(text.encode("utf-8", errors="backslashreplace"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def _has_numbers(*values: float | None) -> bool:

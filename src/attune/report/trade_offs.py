@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
+from matplotlib.ticker import EngFormatter
+from matplotlib.transforms import Bbox
 
 from attune.report.compare import Row
 from attune.report.figures import _INK, _MUTED, _STYLE, BLUE, RED
@@ -15,6 +18,8 @@ AXES = (
     ("seconds", "Seconds inside training steps", 1.0),
     ("retention_after", "WER on what should be kept (%)", 100.0),
 )
+# Of a label from its point, in points: beside it, then above and below, further and further away.
+PLACES = [(7 * side, rise) for rise in (0, 9, -9, 18, -18, 28, -28, 40, -40, 54, -54) for side in (1, -1)]
 
 
 @matplotlib.rc_context(_STYLE)
@@ -28,15 +33,23 @@ def plot_trade_offs(rows: Sequence[Row]) -> Figure | None:
     if len(settings) < 2 or not panels:
         return None
     figure = Figure(figsize=(7.2, 3.6 * len(panels)))
+    drawn: list[tuple[Axes, list[Point]]] = []
     for axes, (key, label, scale) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
         points = _find_points(settings, key, scale)
         _draw(axes, points)
+        drawn.append((axes, points))
         axes.set_xlabel(label)
         if key == "trainable":
-            axes.set_xscale("symlog", linthresh=max(1.0, min((x for x, _, _ in points if x > 0), default=1.0)))
+            fewest = max(1.0, min((x for x, _, _ in points if x > 0), default=1.0))
+            axes.set_xscale("symlog", linthresh=fewest)
+            axes.set_xticks([tick for tick in axes.get_xticks() if tick == 0 or tick >= fewest])
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if key == "retention_after":
             _mark_untouched(axes, settings)
         axes.legend()
+    figure.draw_without_rendering()  # from here on it is known what stands where
+    for axes, points in drawn:
+        _label(axes, points)
     return figure
 
 
@@ -58,18 +71,51 @@ def _draw(axes: Axes, points: Sequence[Point]) -> None:
     front = find_front(points)
     axes.plot([x for x, _, _ in front], [y for _, y, _ in front], color=RED, linewidth=1.2, label="Pareto front")
     axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", color=BLUE, markersize=6, label="_settings")
-    for number, (x, y, setting) in enumerate(sorted(points)):
-        offset = (6, 5 if number % 2 else -11)  # neighbours on both sides
-        axes.annotate(
-            setting,
-            (x, y),
-            offset,
-            textcoords="offset points",
-            fontsize=8,
-            color=_INK if (x, y, setting) in front else _MUTED,
-        )
     axes.margins(x=0.18, y=0.18)
     axes.set_ylabel("WER on the target (%)")
+
+
+def _label(axes: Axes, points: Sequence[Point]) -> None:
+    """Name each point in the first of PLACES that lies inside and covers neither a point nor a name; or else beside."""
+    front, legend = find_front(points), axes.get_legend()
+    centres = [axes.transData.transform((x, y)) for x, y, _ in points]
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in centres]
+    taken += [legend.get_window_extent()] if legend else []
+    for point in sorted(points):
+        colour = _INK if point in front else _MUTED
+        for place in PLACES:
+            name, box = _write_name(axes, point, place, colour)
+            is_inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
+            if (
+                is_inside
+                and axes.bbox.containsy(box.y0)
+                and axes.bbox.containsy(box.y1)
+                and not box.count_overlaps(taken)
+            ):
+                break
+            name.remove()
+        else:
+            box = _write_name(axes, point, PLACES[0], colour)[1]
+        taken.append(box)
+
+
+def _write_name(axes: Axes, point: Point, place: tuple[float, float], colour: str) -> tuple[Annotation, Bbox]:
+    """A name and the room that it takes, without the line that leads to its point."""
+    x, y, setting = point
+    name = axes.annotate(
+        setting,
+        (x, y),
+        place,
+        textcoords="offset points",
+        ha="left" if place[0] > 0 else "right",
+        va="center",
+        fontsize=8,
+        color=colour,
+        arrowprops={"arrowstyle": "-", "color": _MUTED, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3},
+    )
+    name.set_in_layout(False)
+    name.get_window_extent()  # moves it to where it belongs
+    return name, Text.get_window_extent(name)
 
 
 def _mark_untouched(axes: Axes, settings: Sequence[Row]) -> None:

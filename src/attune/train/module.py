@@ -24,7 +24,7 @@ from attune.train.objective.cross_entropy import CrossEntropy, LossTerms
 from attune.train.objective.penalty import Estimated, Penalty
 from attune.train.objective.preparation import Prepared
 from attune.train.recovery import Recovery, can_recover
-from attune.train.schedule import default_learning_rate, linear_decay
+from attune.train.schedule import default_learning_rate, describe_learning_rate, linear_decay
 
 # What is counted in the course of a run, and taken back where an accumulation window has to be taken again.
 COUNTED = ("window_tokens", "window_parts", "utterances_seen", "audio_seen_s", "flops_done")
@@ -74,6 +74,7 @@ class WhisperModule(L.LightningModule):
         self.augmentation = augmentation or Augmentation()
         width: int = whisper.network.config.d_model
         self.learning_rate = learning_rate or rate_share * default_learning_rate(width, finetune.rate_factor)
+        self.rate_text = describe_learning_rate(self.learning_rate, width, finetune.rate_factor)
         self.steps = steps
         self.warmup_share = warmup_share
         self.final_share = final_share
@@ -88,6 +89,7 @@ class WhisperModule(L.LightningModule):
         self.utterances_seen = 0
         self.audio_seen_s = 0.0
         self.flops_done = 0.0
+        self.skipped_steps = 0  # whose gradient was not finite
         self.recovery = Recovery()
         self.counted = {name: getattr(self, name) for name in COUNTED}  # when the accumulation window began
 

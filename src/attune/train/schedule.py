@@ -1,16 +1,38 @@
 """Learning rates: the schedule, and a default for each size of Whisper."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+from attune.errors import InputError
+from attune.model.finetune.base import RateFactor
 
 # Width of the model -> peak rate for fine-tuning all of it: a fortieth of the rate of Whisper's own pretraining, as
 # OpenAI advises. nano's (width 192) was found on data=accent: docs/log.md.
 RATES = {192: 1e-3, 384: 3.75e-5, 512: 2.5e-5, 768: 1.25e-5, 1024: 6.25e-6, 1280: 4.4e-6}
 
 
-def default_learning_rate(width: int, factor: float = 1.0) -> float:
-    """The published size nearest in width, times the fine-tuning type's own factor (LoRA's is larger than 1)."""
-    nearest = min(RATES, key=lambda known: abs(known - width))
-    return RATES[nearest] * factor
+def default_learning_rate(width: int, factor: RateFactor = 1.0) -> float:
+    """The rate of the published size nearest in width, times the fine-tuning type's own factor for such a size."""
+    return _find_nearest(RATES, width) * _read_factor(factor, width)
+
+
+def describe_learning_rate(rate: float, width: int, factor: RateFactor) -> str:
+    """The peak rate, and where it comes from."""
+    if rate != default_learning_rate(width, factor):
+        return f"{rate:.3g} (optimizer)"
+    base, times = _find_nearest(RATES, width), _read_factor(factor, width)
+    return f"{rate:.3g} (default: {base:.3g} for width {width}, times finetune.rate_factor, {times:g})"
+
+
+def _read_factor(factor: RateFactor, width: int) -> float:
+    if isinstance(factor, Mapping) and not factor:
+        raise InputError(
+            "finetune.rate_factor is empty. Give a number, or one for each width, as in {192: 3, 384: 10}."
+        )
+    return _find_nearest(factor, width) if isinstance(factor, Mapping) else factor
+
+
+def _find_nearest(by_width: Mapping[int, float], width: int) -> float:
+    return by_width[min(by_width, key=lambda known: abs(known - width))]
 
 
 def linear_decay(steps: int, warmup_share: float, final_share: float) -> Callable[[int], float]:

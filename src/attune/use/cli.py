@@ -106,6 +106,48 @@ def add_transcribe(commands: Any) -> None:
     parser.set_defaults(run=run_transcribe)
 
 
+def add_evaluate(commands: Any) -> None:
+    """attune evaluate RUN_OR_MODEL WORD..."""
+    summary = "score a model on a corpus, with the report of a run"
+    parser = commands.add_parser(
+        "evaluate",
+        help=summary,
+        description=f"{summary.capitalize()}: run.json, predictions/ and report.html, in a run folder of its own; "
+        "attune report sets several beside each other. It is python train.py with finetune=none. Run it in the folder "
+        "of train.py.",
+    )
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run folder, a model folder, a hub name, or 'nano'")
+    parser.add_argument("words", metavar="WORD", nargs="*", help="as for train.py: data=noise context=full folder=OUT")
+    parser.set_defaults(run=run_evaluate)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """Hand the words on to train.py: it is the one place that scores."""
+    import subprocess
+
+    from attune.use.config import find_configs
+
+    words = list_evaluation_words(arguments.model, arguments.words)
+    return subprocess.run([sys.executable, str(find_configs().parent / "train.py"), *words], check=False).returncode
+
+
+def list_evaluation_words(model: str, words: Sequence[str]) -> list[str]:
+    """The words of train.py that train nothing.
+
+    Raises:
+        InputError: one of them says that something is to be trained, or which model.
+    """
+    taken = [word for word in words if word.lstrip("+~").split("=")[0].split(".")[0] in ("model", "finetune", "resume")]
+    if taken or any(not word.startswith("-") and "=" not in word for word in words):
+        wrong = taken or [word for word in words if "=" not in word]
+        raise InputError(
+            f"attune evaluate: {wrong[0]} is none of its words. It takes one model, which it does not train, and words "
+            "of train.py such as data=noise, context=full or folder=OUT. To train: python train.py"
+        )
+    quoted = model.replace("\\", "\\\\").replace("'", "\\'")  # a run of a sweep has an = in its name
+    return [f"model.name_or_path='{quoted}'", "finetune=none", *words]
+
+
 def add_export(commands: Any) -> None:
     """attune export RUN OUT"""
     summary = "write a run's checkpoint as a plain transformers model"
@@ -263,6 +305,54 @@ def run_pairs(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_prefer(commands: Any) -> None:
+    """attune prefer RUN_OR_MODEL FOLDER"""
+    summary = "a local page on which people choose between two transcripts, for objective=dpo"
+    parser = commands.add_parser(
+        "prefer",
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}. Each answer is a line of FOLDER/preferences.jsonl, which "
+        "data=pairs reads; the same command goes on where it stopped.",
+    )
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help="who writes the transcripts")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="a new or an empty folder, or one that was begun")
+    parser.add_argument(
+        "--data", metavar="WORD", nargs="+", help="as for train.py: data=accent (default: the run's corpus)"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="training utterances, drawn by the seed (default: 100)")
+    parser.add_argument("--samples", type=int, help="tries to draw a transcript that differs (default: 8)")
+    parser.add_argument("--temperature", type=float, help="that they are drawn at (default: 1)")
+    parser.add_argument("--seed", type=int, help="default: 0")
+    parser.add_argument(
+        "--train", action="store_true", help="no page: train on what was chosen so far; the page then offers the model"
+    )
+    parser.add_argument(
+        "--words", metavar="WORD", nargs="+", default=[], help="for train.py, here and on the page: finetune=lora"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="where the page is reached (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=8765, help="default: 8765; 0 takes a free one")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.set_defaults(run=run_prefer)
+
+
+def run_prefer(arguments: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C, or train."""
+    from attune.use.prefer import ANSWERS, Session, settle
+    from attune.use.prefer_server import open_server
+    from attune.use.screen import settle_screen
+
+    settle_screen()
+    names = ("model", "data", "limit", "samples", "temperature", "seed")
+    wanted = settle(arguments.folder, {name: getattr(arguments, name) for name in names})
+    if arguments.train:
+        from attune.use.dpo_runs import DpoRuns
+
+        return DpoRuns(arguments.folder, wanted.model, arguments.words).wait(arguments.folder / ANSWERS)
+    with open_server(arguments.host, arguments.port) as server:
+        server.serve_session(Session(arguments.folder, wanted, arguments.device, arguments.words))
+    return 0
+
+
 def add_sweep(commands: Any) -> None:
     """attune sweep NAME"""
     summary = "a named ablation as the YAML of a Weights & Biases sweep"
@@ -396,11 +486,13 @@ def show_progress(file: str) -> Iterator[Callable[[float, float], None]]:
 
 COMMANDS: Sequence[Callable[[Any], None]] = (
     add_transcribe,
+    add_evaluate,
     add_export,
     add_report,
     add_plan,
     add_audit,
     add_pairs,
+    add_prefer,
     add_sweep,
 )
 

@@ -76,6 +76,26 @@ def make_pairs(whisper: Whisper, config: Any, out: Path, wanted: Wanted) -> dict
             f"chosen={wanted.chosen} of {wanted.samples} attempts: accepted are {' and '.join(CHOSEN)}, and with best "
             "at least 2 attempts."
         )
+    data = read_data(whisper, config, wanted.limit, wanted.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    counts = {
+        split: _write(data, split, pair_up(whisper, data, split, wanted), out) for split in ("train", "validation")
+    }
+    counts["test"] = write_transcripts(data, "test", out)
+    if not counts["train"]:
+        raise InputError(
+            "No attempt at a training utterance is worse than what is chosen, so there is no pair. Draw more of them "
+            "(--samples), from a flatter distribution (--temperature), or of harder utterances."
+        )
+    return counts
+
+
+def read_data(whisper: Whisper, config: Any, limit: int | None, seed: int) -> SpeechDataModule:
+    """What attempts are made at: the corpus and the context of a config.
+
+    Raises:
+        InputError: the corpus cannot be used, or a CTC head writes.
+    """
     if find_writer(whisper.network) is not None:
         raise InputError("Attempts are drawn from the decoder, and this model's CTC head writes.")
     data = SpeechDataModule(
@@ -85,23 +105,12 @@ def make_pairs(whisper: Whisper, config: Any, out: Path, wanted: Wanted) -> dict
         evaluation_batch_window_s=config.data.batch_window_s,  # each window is decoded several times at once
         max_rejected=config.data.max_rejected,
         workers=0,
-        seed=wanted.seed,
-        shots=wanted.limit,
+        seed=seed,
+        shots=limit,
         allow_leakage=True,  # nothing is scored here
     )
     data.prepare()
-    out.mkdir(parents=True, exist_ok=True)
-    counts = {
-        split: _write(data, split, pair_up(whisper, data, split, wanted), out) for split in ("train", "validation")
-    }
-    texts = {row["id"]: {"text": row["text"]} for row in data.splits["test"].remove_columns("audio").to_list()}
-    counts["test"] = _write(data, "test", texts.items(), out)
-    if not counts["train"]:
-        raise InputError(
-            "No attempt at a training utterance is worse than what is chosen, so there is no pair. Draw more of them "
-            "(--samples), from a flatter distribution (--temperature), or of harder utterances."
-        )
-    return counts
+    return data
 
 
 @torch.no_grad()
@@ -141,19 +150,30 @@ def count_errors(reference: str, hypothesis: str, language: str | None) -> int:
     return count_character_errors(said, heard).total
 
 
+def write_transcripts(data: SpeechDataModule, split: str, out: Path) -> int:
+    """Write OUT/SPLIT.jsonl, a manifest of the utterances as they are. How many there are."""
+    texts = {row["id"]: {"text": row["text"]} for row in data.splits[split].remove_columns("audio").to_list()}
+    return _write(data, split, texts.items(), out)
+
+
 def _write(data: SpeechDataModule, split: str, found: Iterable[tuple[str, dict[str, str]]], out: Path) -> int:
     """Write rows as they come: a crash loses none of those before it. How many there are."""
     places = {id: index for index, id in enumerate(data.splits[split]["id"])}
     count = 0
     with (out / f"{split}.jsonl").open("w", encoding="utf-8") as file:
         for id, texts in found:
-            row: Mapping[str, Any] = data.splits[split][places[id]]
-            kept = {name: row[name] for name in KEPT if row[name] is not None}
-            audio = _place_audio(row, out, f"{split}-{places[id]:06d}")
-            file.write(json.dumps({"audio": audio, **texts, **kept}, ensure_ascii=False) + "\n")
+            about = describe_utterance(data, split, places[id], out)
+            file.write(json.dumps({**about, **texts}, ensure_ascii=False) + "\n")
             file.flush()
             count += 1
     return count
+
+
+def describe_utterance(data: SpeechDataModule, split: str, index: int, out: Path) -> dict[str, Any]:
+    """A row of a manifest in OUT, without its text."""
+    row: Mapping[str, Any] = data.splits[split][index]
+    kept = {name: row[name] for name in KEPT if row[name] is not None}
+    return {"audio": _place_audio(row, out, f"{split}-{index:06d}"), **kept}
 
 
 def _place_audio(row: Mapping[str, Any], out: Path, name: str) -> str:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from attune.audio.speech import Voice
-from attune.data.corpora.synthetic import Panel, SyntheticCorpus, Utterance, plan_panel
+from attune.data.corpora.rendering import Utterance
+from attune.data.corpora.synthetic import Panel, SyntheticCorpus, plan_panel
 from attune.text.normalise import normalise
 from attune.text.sentences import load_everyday_grammar
 

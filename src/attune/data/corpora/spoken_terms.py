@@ -20,8 +20,8 @@ from torch import Tensor
 from attune.audio.phonemes import check_names, translate
 from attune.audio.speech import Voice
 from attune.audio.waveform import SAMPLE_RATE_HZ, encode_wav, resample
+from attune.data.corpora.rendering import RENDERING, Rendering, Utterance, locate_cache, render
 from attune.data.corpora.schema import build_dataset
-from attune.data.corpora.synthetic import RENDERING, Rendering, Utterance, locate_cache, render
 from attune.errors import InputError
 from attune.text.sentences import draw_sentences, split_words
 from attune.text.vocabulary import Term

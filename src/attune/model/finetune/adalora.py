@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 
 from attune.errors import InputError
-from attune.model.finetune.base import freeze
+from attune.model.finetune.base import RateFactor, freeze
 from attune.model.finetune.quantize import check_quantize, quantize_linear
 from attune.model.finetune.targets import PROJECTIONS, as_expression, check_rank, match_linear, merge_linear
 
@@ -52,7 +52,7 @@ class Adalora:
         every: int = 1,
         orthogonality: float = 0.5,
         quantize: str | None = None,
-        rate_factor: float = 10.0,
+        rate_factor: RateFactor = 10.0,
     ):
         check_rank("rank", rank)
         check_rank("target_rank", target_rank)

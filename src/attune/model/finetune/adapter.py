@@ -8,7 +8,7 @@ from transformers import WhisperForConditionalGeneration
 
 from attune.errors import InputError
 from attune.model.additions import ADAPTER, attach
-from attune.model.finetune.base import freeze
+from attune.model.finetune.base import RateFactor, freeze
 from attune.model.finetune.depth import name_blocks
 
 BLOCKS = ("model.encoder.layers.*", "model.decoder.layers.*")
@@ -36,7 +36,7 @@ class Adapter:
         bottleneck: int = 64,
         blocks: Sequence[str] = BLOCKS,
         behind: Sequence[str] = BEHIND,
-        rate_factor: float = 5.0,
+        rate_factor: RateFactor = 5.0,
     ):
         if bottleneck < 1:
             raise InputError(f"finetune.bottleneck is {bottleneck}; an adapter needs a width of at least 1.")

@@ -9,7 +9,7 @@ Beside `apply` a type may have any of six methods, each a protocol below: `chang
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, Protocol, runtime_checkable
@@ -22,6 +22,8 @@ from attune.errors import InputError
 from attune.model.finetune.quantize import QuantizedLinear
 from attune.text.tokens import Tokens
 
+RateFactor = float | Mapping[int, float]  # for every model, or for its width: the nearest one that is named
+
 
 class FineTuning(Protocol):
     """The one method that every type has.
@@ -29,7 +31,8 @@ class FineTuning(Protocol):
     `rate_factor` multiplies the default learning rate of the model's size; 0 says that nothing is trained at all.
     """
 
-    rate_factor: float
+    @property
+    def rate_factor(self) -> RateFactor: ...
 
     def apply(self, network: WhisperForConditionalGeneration) -> None: ...
 

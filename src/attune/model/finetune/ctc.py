@@ -9,7 +9,7 @@ from transformers import WhisperForConditionalGeneration
 from attune.audio.waveform import SAMPLES_PER_POSITION
 from attune.errors import InputError
 from attune.model.additions import HEAD, CtcHead
-from attune.model.finetune.base import freeze, unfreeze_matching
+from attune.model.finetune.base import RateFactor, freeze, unfreeze_matching
 
 TAIL_POSITIONS = 10  # 0.2 s behind the audio, in which the last token may still be said
 WRITERS = ("decoder", "head")
@@ -37,7 +37,7 @@ class Ctc:
         train: Sequence[str] = ("*",),
         writes: str | None = None,
         head_rate: float = 10.0,
-        rate_factor: float = 1.0,
+        rate_factor: RateFactor = 1.0,
     ):
         if writes not in (None, *WRITERS):
             raise InputError(f"finetune.writes={writes}: accepted are {', '.join(WRITERS)}; null has it chosen.")

@@ -5,7 +5,7 @@ import math
 from transformers import WhisperForConditionalGeneration
 
 from attune.errors import InputError
-from attune.model.finetune.base import freeze, is_constant
+from attune.model.finetune.base import RateFactor, freeze, is_constant
 from attune.model.finetune.depth import Depth, measure_depth
 
 
@@ -28,7 +28,7 @@ class Gradual:
         rate_factor: times the default learning rate of the model's size.
     """
 
-    def __init__(self, blocks: int | None = None, stages: int = 4, last_at: float = 0.5, rate_factor: float = 1.0):
+    def __init__(self, blocks: int | None = None, stages: int = 4, last_at: float = 0.5, rate_factor: RateFactor = 1.0):
         if blocks is not None and blocks < 1:
             raise InputError(
                 f"finetune.blocks is {blocks}: without blocks there is nothing to unfreeze. Give how many learn, "

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from peft import IA3Config, inject_adapter_in_model
 from transformers import WhisperForConditionalGeneration
 
-from attune.model.finetune.base import freeze
+from attune.model.finetune.base import RateFactor, freeze
 from attune.model.finetune.quantize import check_quantize, quantize_linear
 from attune.model.finetune.targets import as_expression, match_linear, merge_linear
 
@@ -25,7 +25,7 @@ class Ia3:
         self,
         targets: Sequence[str] | str = ("k_proj", "v_proj", "fc2"),
         quantize: str | None = None,
-        rate_factor: float = 10.0,
+        rate_factor: RateFactor = 10.0,
     ):
         check_quantize(quantize)
         self.targets = targets

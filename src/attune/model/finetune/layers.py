@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from transformers import WhisperForConditionalGeneration
 
-from attune.model.finetune.base import freeze, match_parameters, unfreeze_matching
+from attune.model.finetune.base import RateFactor, freeze, match_parameters, unfreeze_matching
 
 
 class Layers:
@@ -18,7 +18,7 @@ class Layers:
         rate_factor: times the default learning rate of the model's size.
     """
 
-    def __init__(self, train: Sequence[str], freeze: Sequence[str] = (), rate_factor: float = 1.0):
+    def __init__(self, train: Sequence[str], freeze: Sequence[str] = (), rate_factor: RateFactor = 1.0):
         self.train = list(train)
         self.frozen = list(freeze)
         self.rate_factor = rate_factor

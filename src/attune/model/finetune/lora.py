@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from peft import LoraConfig, inject_adapter_in_model
 from transformers import WhisperForConditionalGeneration
 
-from attune.model.finetune.base import freeze
+from attune.model.finetune.base import RateFactor, freeze
 from attune.model.finetune.quantize import check_quantize, quantize_linear
 from attune.model.finetune.targets import PROJECTIONS, as_expression, check_rank, match_linear, merge_linear
 
@@ -34,7 +34,7 @@ class Lora:
         rank_stabilised: bool = False,
         dora: bool = False,
         quantize: str | None = None,
-        rate_factor: float = 10.0,
+        rate_factor: RateFactor = 10.0,
     ):
         check_rank("rank", rank)
         check_quantize(quantize)

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 from transformers import WhisperForConditionalGeneration
 
 from attune.errors import InputError
-from attune.model.finetune.base import freeze, unfreeze_matching
+from attune.model.finetune.base import RateFactor, freeze, unfreeze_matching
 from attune.model.finetune.vocabulary import NewVocabulary, replace_vocabulary, require
 from attune.text.tokenizer import exchange_pieces, learn_pieces, read_pieces
 from attune.text.tokens import Tokens
@@ -25,7 +25,7 @@ class NewHead:
         rate_factor: times the default learning rate of the model's size.
     """
 
-    def __init__(self, merges: int = 400, train: Sequence[str] = ("model.decoder.*",), rate_factor: float = 1.0):
+    def __init__(self, merges: int = 400, train: Sequence[str] = ("model.decoder.*",), rate_factor: RateFactor = 1.0):
         if merges < 0:
             raise InputError(f"finetune.merges is {merges}; 0 spells everything in bytes, more in longer pieces.")
         self.merges = merges

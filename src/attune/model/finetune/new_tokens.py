@@ -7,7 +7,7 @@ import regex
 from transformers import WhisperForConditionalGeneration
 
 from attune.errors import InputError
-from attune.model.finetune.base import freeze
+from attune.model.finetune.base import RateFactor, freeze
 from attune.model.finetune.lora import Lora
 from attune.model.finetune.vocabulary import NewVocabulary, grow_vocabulary, merge_vocabulary, require
 from attune.text.tokenizer import add_to_tokenizer
@@ -45,7 +45,7 @@ class NewTokens:
         languages: Mapping[str, str] | None = None,
         rank: int | None = None,
         alpha: int = 64,
-        rate_factor: float = 10.0,
+        rate_factor: RateFactor = 10.0,
     ):
         if terms is not None and not terms and not languages:
             raise InputError(

@@ -6,7 +6,7 @@ from itertools import chain, islice
 from transformers import WhisperForConditionalGeneration
 
 from attune.errors import InputError
-from attune.model.finetune.base import freeze
+from attune.model.finetune.base import RateFactor, freeze
 from attune.model.finetune.vocabulary import NewVocabulary, grow_vocabulary, merge_vocabulary, require
 from attune.text.tokenizer import add_to_tokenizer
 from attune.text.tokens import MAX_PROMPT_TOKENS, Tokens
@@ -27,7 +27,7 @@ class Prompt:
         rate_factor: times the default learning rate of the model's size: so few parameters want a high one.
     """
 
-    def __init__(self, length: int = 16, rate_factor: float = 10.0):
+    def __init__(self, length: int = 16, rate_factor: RateFactor = 10.0):
         if not 1 <= length <= MAX_PROMPT_TOKENS:
             raise InputError(f"finetune.length is {length}; a prompt has from 1 to {MAX_PROMPT_TOKENS} tokens.")
         self.length = length

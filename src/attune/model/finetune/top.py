@@ -3,7 +3,7 @@
 from transformers import WhisperForConditionalGeneration
 
 from attune.errors import InputError
-from attune.model.finetune.base import freeze, unfreeze_matching
+from attune.model.finetune.base import RateFactor, freeze, unfreeze_matching
 from attune.model.finetune.depth import last_blocks
 
 
@@ -16,7 +16,7 @@ class Top:
         rate_factor: times the default learning rate of the model's size.
     """
 
-    def __init__(self, encoder: int = 1, decoder: int = 1, rate_factor: float = 1.0):
+    def __init__(self, encoder: int = 1, decoder: int = 1, rate_factor: RateFactor = 1.0):
         if encoder == decoder == 0:
             raise InputError(
                 "finetune.encoder and finetune.decoder are both 0, so no block would learn: give one of them 1 or more."
