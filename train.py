@@ -91,7 +91,7 @@ def train(config: DictConfig) -> None:
         replay=config.data.replay,
         extras=[split for weapon in (penalty, path) if weapon for split in weapon.needs],
         vocabulary=build(config.vocabulary, seed=config.seed),
-        audit=plain(config.data.audit),
+        audit=plain(config.data).get("audit"),  # a run from before it was there may be resumed
         allow_leakage=config.data.allow_leakage,
     )
     finetune, augmentation = build(config.finetune), build(config.augment, seed=config.seed)

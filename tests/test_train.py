@@ -85,8 +85,19 @@ def test_a_run_leaves_everything_the_design_promises(finished: Path, tmp_path: P
     assert record["result"]["test"]["utterances"] == 5
     assert "is not finished" not in (folder / "report.html").read_text()
     rejected = (folder / "rejected.csv").read_text()
+    assert record["audit"]["shared"]["test"] == {"sentences": 5, "speakers": 2}
+    assert record["result"]["test"]["remainder"] == {"utterances": 0, "words": 0, "wer": None, "cer": None}
+    assert "no other is left to be scored by itself" in (folder / "report.html").read_text()
     assert rejected.count("cannot be decoded") == 3 and "train.jsonl, line 6" in rejected
-    for name in ("config.yaml", "metrics.csv", "report.html", "predictions/test@full.csv", "figures/log_mel.png"):
+    for name in (
+        "audit.html",
+        "audit.csv",
+        "config.yaml",
+        "metrics.csv",
+        "report.html",
+        "predictions/test@full.csv",
+        "figures/log_mel.png",
+    ):
         assert (folder / name).stat().st_size > 0
     export(folder, tmp_path / "exported", checkpoint="best")
     kept, exported = (load_file(path / "model.safetensors") for path in (folder / "model", tmp_path / "exported"))

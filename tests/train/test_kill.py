@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 WORDS = [
     "logger=csv", "trainer.max_steps=8", "trainer.validate_every=2", "trainer.log_every=1", "trainer.accelerator=cpu",
     "name=test", "trainer.accumulate_grad_batches=2", "data.batch_window_s=4", "finetune=lora", "finetune.dropout=0.3",
-    "ema=0.9", "keep=top2", "optimizer.learning_rate=1e-2",
+    "data.allow_leakage=true", "ema=0.9", "keep=top2", "optimizer.learning_rate=1e-2",
 ]  # fmt: skip
 TEXTS = ["One two.", "Three four.", "Five six seven.", "Eight.", "Nine ten eleven."]
 fork = multiprocessing.get_context("fork")  # what took seconds to import is there at once

@@ -74,13 +74,16 @@ def audit_corpus(
     hear_corpus(splits, found, max_rejected)
     for split, dataset in splits.items():
         sounds = found.sounds[split]
+        found.texts[split].leave_out(sounds.usable)
         durations_s = np.where(sounds.usable, sounds.duration_s, 0)
         judge_pace(split, dataset, found.texts[split], durations_s, found.findings)
         _compare_within(split, dataset, found.sounds[split], found.findings)
     learnt = [found.texts[split] for split in LEARNT if split in splits]
     for split, dataset in splits.items():
         if split not in LEARNT:
-            found.shared[split] = find_shared(split, dataset, found.texts[split], learnt, found.findings)
+            found.shared[split] = find_shared(
+                split, dataset, found.texts[split], found.sounds[split].usable, learnt, found.findings
+            )
     _compare_validation(splits, found)
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import regex
 from datasets import Dataset
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from attune.data.findings import Findings
 from attune.text.normalise import characters, normalise
@@ -45,6 +45,11 @@ class SplitTexts:
     words: Counter[str] = field(default_factory=Counter)
     letters: Counter[str] = field(default_factory=Counter)
     speakers: Counter[str] = field(default_factory=Counter)
+
+    def leave_out(self, usable: Bool[np.ndarray, "row"]) -> None:
+        """Take the sentences of rows that cannot be used out of `sentences`."""
+        if not usable.all():
+            self.sentences &= {said for said, is_usable in zip(self.hashes, usable, strict=True) if is_usable}
 
     @property
     def rare(self) -> list[str]:
@@ -163,16 +168,27 @@ class Shared:
 
 
 def find_shared(
-    split: str, dataset: Dataset, own: SplitTexts, learnt: Sequence[SplitTexts], findings: Findings
+    split: str,
+    dataset: Dataset,
+    own: SplitTexts,
+    usable: Bool[np.ndarray, "row"],
+    learnt: Sequence[SplitTexts],
+    findings: Findings,
 ) -> Shared:
-    """Sentences and speakers of a scored split that are learnt too; sentences are compared normalised."""
+    """Sentences and speakers of a scored split that are learnt too; sentences are compared normalised.
+
+    Args:
+        own, usable: of the split, and which of its rows are scored.
+    """
     sentences = set().union(*(texts.sentences for texts in learnt))
     speakers = set().union(*(texts.speakers.keys() for texts in learnt))
     if own.sentences.isdisjoint(sentences) and speakers.isdisjoint(own.speakers):
         return Shared()
     ids: list[str] = []
     who: dict[str, None] = {}
-    for row, said in zip(iterate(dataset, TEXT_COLUMNS), own.hashes, strict=True):
+    for row, said, is_scored in zip(iterate(dataset, TEXT_COLUMNS), own.hashes, usable, strict=True):
+        if not is_scored:
+            continue
         if said in sentences:
             ids.append(row["id"])
             findings.add("shared_sentences", split, row, f"{row['text'].strip()[:60]!r} is learnt too")

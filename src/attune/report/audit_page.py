@@ -111,7 +111,7 @@ def describe_overlaps(audit: Audit) -> list[str]:
     shared, own = audit.shared.get("test"), audit.splits.get("test")
     if shared is None or own is None or not (shared.ids or shared.speakers):
         return []
-    sentences = len(shared.ids.intersection(own["id"]))
+    sentences = len(shared.ids)
     told = [f"{sentences} of {len(own)} sentences"] * bool(sentences)
     told += [f"{len(shared.speakers)} of {len(audit.texts['test'].speakers)} speakers"] * bool(shared.speakers)
     beside = "; the WER of the other sentences is told beside the whole" if 0 < sentences < len(own) else ""
@@ -206,7 +206,13 @@ def list_rules(audit: Audit) -> list[RuleFacts]:
 def list_overlaps(audit: Audit) -> list[tuple[str, int, int, int, int]]:
     """(scored split, shared sentences, utterances, shared speakers, speakers)."""
     return [
-        (split, len(each.ids), len(audit.texts[split].spoken), len(each.speakers), len(audit.texts[split].speakers))
+        (
+            split,
+            len(each.ids),
+            int(audit.sounds[split].usable.sum()),
+            len(each.speakers),
+            len(audit.texts[split].speakers),
+        )
         for split, each in audit.shared.items()
     ]
 
