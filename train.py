@@ -17,7 +17,6 @@ import lightning as L  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
 from attune.audio.context import FullContext  # noqa: E402
-from attune.data.audit import write_rejections  # noqa: E402
 from attune.data.module import SpeechDataModule  # noqa: E402
 from attune.model.finetune.base import apply_finetuning, change_tokens, merge_additions  # noqa: E402
 from attune.model.finetune.ctc import find_writer  # noqa: E402
@@ -25,6 +24,7 @@ from attune.model.finetune.new_tokens import give_terms  # noqa: E402
 from attune.model.save import save_whisper  # noqa: E402
 from attune.model.scratch import obtain_tokens, obtain_whisper  # noqa: E402
 from attune.model.skeleton import apply_to_skeleton, make_skeleton  # noqa: E402
+from attune.report.audit_page import leave_audit  # noqa: E402
 from attune.report.augmentations import draw_augmentation  # noqa: E402
 from attune.report.finish import (  # noqa: E402
     describe_run,
@@ -37,6 +37,7 @@ from attune.report.finish import (  # noqa: E402
 from attune.train.aid import check_vocabulary  # noqa: E402
 from attune.train.callbacks.checkpoints import Checkpoints, find_monitored  # noqa: E402
 from attune.train.callbacks.encoder_cache import check_cache  # noqa: E402
+from attune.train.callbacks.interruption import Interruption  # noqa: E402
 from attune.train.callbacks.progress import ProgressLine  # noqa: E402
 from attune.train.callbacks.throughput import Throughput  # noqa: E402
 from attune.train.interpolation import check_weapons, make_interpolation  # noqa: E402
@@ -90,6 +91,8 @@ def train(config: DictConfig) -> None:
         replay=config.data.replay,
         extras=[split for weapon in (penalty, path) if weapon for split in weapon.needs],
         vocabulary=build(config.vocabulary, seed=config.seed),
+        audit=plain(config.data).get("audit"),  # a run from before it was there may be resumed
+        allow_leakage=config.data.allow_leakage,
     )
     finetune, augmentation = build(config.finetune), build(config.augment, seed=config.seed)
     give_terms(finetune, data.vocabulary.terms if data.vocabulary else [])
@@ -116,38 +119,43 @@ def train(config: DictConfig) -> None:
     module = WhisperModule(whisper, finetune, objective, steps=steps, **beside, **rates)
 
     run.start()
-    write_rejections(data.rejections, run.folder / "rejected.csv")
+    leave_audit(run.folder, data.audit, config.name)
     tokens.tokenizer.save_pretrained(run.folder / "model")  # with it `attune export` can rebuild a run that stops early
     record = start_record(plain(config), parameters, data)
     describe_run(console, record, data, run.folder, module.rate_text)
     draw_augmentation(run.folder, augmentation, data)
     loggers = make_loggers(run.folder, config.name, plain(config), **plain(config.logger))
     speed = Throughput(run.opened_at or LAUNCHED_AT)
-    callbacks = [speed, ProgressLine(console), *checkpoints.callbacks, *([cache] if cache else [])]
+    interruption = Interruption(run.folder, checkpoints.last)
+    callbacks = [speed, ProgressLine(console), *checkpoints.callbacks, interruption, *([cache] if cache else [])]
     added = {"folder": str(run.folder), "loggers": loggers, "callbacks": callbacks, "monitored": checkpoints.monitored}
     trainer = build(config.trainer, **added)
     if finetune.rate_factor:
         record.memory = foresee(console, module, data, trainer, config)
 
-    with keep_record(record, run.folder):
+    with interruption, keep_record(record, run.folder):
         # New tokens and a new head write otherwise before they have learnt: then the model itself is loaded once more.
         is_changed = tokens is not own or find_writer(whisper.network) is not None
         untouched = score_other(trainer, module, load_untouched() if is_changed else whisper, data, data.panels)
         describe_test_set(console, untouched.predictions["test"])
         if finetune.rate_factor:
-            resume_from = checkpoints.resume_from if run.resumed else None
+            resume_from = checkpoints.find_last() if run.resumed else None
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
         checkpoints.load_kept(module)
         aid, record.vocabulary = make_aid(trainer, module, data, bias)
+        is_same = not (finetune.rate_factor or aid or data.examples or path)  # `attune evaluate`: scored once is enough
         if path:
             tuned, record.interpolation = path.run(trainer, module, data, load_untouched().network, untouched)
+        elif is_same:
+            tuned = untouched
         else:
             tuned = score(trainer, module, data, data.panels, in_context=True, aid=aid)
 
         # Other programs pad to 30 s, so both models are judged there too: the untouched one is loaded once more for it.
         if data.context.name != "full":
             tuned.add(score(trainer, module, data, ["test"], FullContext(), in_context=True, aid=aid))
-            untouched.add(score_other(trainer, module, load_untouched(), data, ["test"], FullContext()))
+            if not is_same:
+                untouched.add(score_other(trainer, module, load_untouched(), data, ["test"], FullContext()))
 
         if not path:  # which had to merge first
             merge_additions(finetune, whisper.network)

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = [
     "model=scratch", "model.scratch.width=32", "model.scratch.layers=1", "model.scratch.heads=2", "logger=csv",
     "trainer.max_steps=4", "trainer.validate_every=2", "trainer.accelerator=cpu", "name=test",
+    "data.allow_leakage=true",
 ]  # fmt: skip
 TEXTS = ["One two.", "Three four.", "Five six seven.", "Eight.", "Nine ten eleven."]
 

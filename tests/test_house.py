@@ -9,16 +9,17 @@ SOURCE = Path(__file__).parents[1] / "src" / "attune"
 # In reading order. A new file is placed here, or the test fails.
 HOUSE = """
 errors
-audio.waveform audio.log_mel audio.context audio.phonemes audio.speech audio.acoustics audio.recordings audio.augment
-audio.spec_augment
+audio.waveform audio.fingerprint audio.log_mel audio.context audio.phonemes audio.speech audio.acoustics
+audio.recordings audio.augment audio.spec_augment
 text.normalise text.sentences text.tokenizer text.tokens
 text.vocabulary text.finder text.trie
 data.corpora.schema data.corpora.manifest data.corpora.pairs data.corpora.division data.corpora.common_voice
 data.corpora.librispeech data.corpora.timed_text data.corpora.folder data.corpora.hub data.corpora.mixture
 data.corpora.environments data.corpora.rendering data.corpora.synthetic data.corpora.pretraining
 data.corpora.spoken_terms
-data.audit data.batch data.packing data.sampling data.states data.subwords data.few_shot data.in_context
-data.vocabulary data.module
+data.findings data.texts data.leakage data.hearing data.audit
+data.batch data.packing data.sampling data.states data.subwords data.few_shot data.in_context
+data.vocabulary data.enduring data.module
 model.additions model.whisper model.scratch model.save
 model.finetune.quantize model.finetune.base model.finetune.targets
 model.finetune.none model.finetune.depth model.finetune.full model.finetune.layers model.finetune.lora
@@ -27,19 +28,20 @@ model.finetune.vocabulary model.finetune.new_tokens model.finetune.prompt model.
 model.finetune.ctc model.finetune.top model.finetune.gradual model.finetune.adapter model.finetune.added_layers
 model.skeleton model.flops model.bias model.decode model.sample model.likelihood model.reward_head
 score.metrics score.statistics score.significance score.agreement score.terms score.panel
-train.energy train.schedule train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc
+train.files train.energy train.schedule train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc
 train.objective.penalty train.objective.l2sp train.objective.ewc train.objective.distill
 train.objective.preparation train.objective.reference train.objective.hypotheses train.objective.mwer
 train.objective.rewards train.objective.grpo train.objective.dpo train.objective.reward_model train.augmentation
 train.recovery train.memory train.module
-train.callbacks.moving_average train.callbacks.checkpoints train.callbacks.progress train.callbacks.throughput
+train.callbacks.moving_average train.callbacks.random_state train.callbacks.checkpoints
+train.callbacks.interruption train.callbacks.not_finite train.callbacks.progress train.callbacks.throughput
 train.callbacks.encoder_cache train.callbacks.compiled
 train.loggers train.trainer train.aid train.scoring train.tuning train.interpolation
-report.record report.terms
+report.record report.terms report.audit_page
 report.divergence report.errors report.figures report.augmentations report.run_page report.finish
 report.compare report.differences report.runs report.tables report.ablation_figures report.trade_offs report.forest
 report.ablation_page report.ablation
-use.transcript use.listen use.transcribe use.config use.plan use.screen use.sweep use.export use.pairs
+use.transcript use.listen use.transcribe use.config use.audit use.plan use.screen use.sweep use.export use.pairs
 use.journal use.candidates use.preferences use.dpo_runs use.prefer use.prefer_server use.cli
 """.split()  # noqa: SIM905  # a line a room reads better than a name a line
 KNOW_HYDRA = {"use.config", "use.cli", "use.sweep"}  # sweep: Hydra alone knows when the last run of several has ended

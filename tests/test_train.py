@@ -29,6 +29,7 @@ SMALL = [
     "model.scratch.layers=1",
     "model.scratch.heads=2",
     "logger=csv",
+    "data.allow_leakage=true",  # six utterances are all there are, to learn from and to score
     "trainer.max_steps=4",
     "trainer.validate_every=2",
     "trainer.accelerator=cpu",
@@ -84,8 +85,19 @@ def test_a_run_leaves_everything_the_design_promises(finished: Path, tmp_path: P
     assert record["result"]["test"]["utterances"] == 5
     assert "is not finished" not in (folder / "report.html").read_text()
     rejected = (folder / "rejected.csv").read_text()
+    assert record["audit"]["shared"]["test"] == {"sentences": 5, "speakers": 2}
+    assert record["result"]["test"]["remainder"] == {"utterances": 0, "words": 0, "wer": None, "cer": None}
+    assert "no other is left to be scored by itself" in (folder / "report.html").read_text()
     assert rejected.count("cannot be decoded") == 3 and "train.jsonl, line 6" in rejected
-    for name in ("config.yaml", "metrics.csv", "report.html", "predictions/test@full.csv", "figures/log_mel.png"):
+    for name in (
+        "audit.html",
+        "audit.csv",
+        "config.yaml",
+        "metrics.csv",
+        "report.html",
+        "predictions/test@full.csv",
+        "figures/log_mel.png",
+    ):
         assert (folder / name).stat().st_size > 0
     export(folder, tmp_path / "exported", checkpoint="best")
     kept, exported = (load_file(path / "model.safetensors") for path in (folder / "model", tmp_path / "exported"))
@@ -220,7 +232,7 @@ def test_a_run_is_never_written_over(manifest: Path, tmp_path: Path) -> None:
 
 
 def test_too_many_broken_utterances_stop_the_run(manifest: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"1 of 6 utterances of train .* data.max_rejected=0.05(.|\n)*line 6"):
+    with pytest.raises(InputError, match=r"1 of 6 utterances of validation .* data.max_rejected=0.05(.|\n)*line 6"):
         run_small(tmp_path / "run", *manifest_words(manifest))
     assert not (tmp_path / "run").exists()
 

@@ -9,8 +9,9 @@ import torch
 from whispers import make_sound
 
 from attune.audio.waveform import encode_wav
-from attune.data.audit import check_texts, find_pace, reject_broken_audio, write_rejections
+from attune.data.audit import check_texts, find_pace, reject_broken_audio
 from attune.data.corpora.schema import FEATURES, build_dataset
+from attune.data.findings import write_rejections
 from attune.errors import InputError
 from attune.text.tokens import Tokens
 

@@ -11,6 +11,7 @@ from attune.audio.context import AudioContext
 from attune.data.corpora.schema import build_dataset
 from attune.data.corpora.synthetic import SyntheticCorpus
 from attune.data.few_shot import FewShot, draw_shots
+from attune.data.hearing import Heard
 from attune.data.module import SpeechDataModule
 from attune.errors import InputError
 from attune.text.tokens import Tokens
@@ -102,11 +103,11 @@ def test_only_what_is_drawn_is_decoded_and_learnt_from(
 ) -> None:
     decoded: list[str] = []
 
-    def listen(row: dict) -> tuple[None, float]:
+    def listen(row: dict, find: object) -> Heard:
         decoded.append(row["id"])
-        return None, 1.0
+        return Heard(None, 1.0)
 
-    monkeypatch.setattr("attune.data.audit._listen", listen)
+    monkeypatch.setattr("attune.data.audit.listen", listen)
     data = SpeechDataModule(corpus, nano_tokens, AudioContext(), shots=3, seed=5)
     data.prepare()
     assert len(data.splits["train"]) == len(data.transcripts) == 3

@@ -35,7 +35,7 @@ def corpus(speech_cache: str) -> SyntheticCorpus:
 
 
 def make_data(corpus: Any, tokens: Tokens, **settings: Any) -> SpeechDataModule:
-    data = SpeechDataModule(corpus, tokens, AudioContext(), batch_window_s=10, workers=0, **settings)
+    data = SpeechDataModule(corpus, tokens, AudioContext(), 10, workers=0, allow_leakage=True, **settings)
     data.prepare()
     return data
 

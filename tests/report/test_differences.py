@@ -54,7 +54,7 @@ def sweep(tmp_path: Path) -> Path:
     for number, ((finetune, seed), wrong) in enumerate(AFTER.items()):
         folder = tmp_path / f"{number:02}"
         record = make_record(finetune, seed, wer=sum(wrong) / 240)
-        record.normaliser = "attune 1"
+        record.normaliser = "attune 2"
         write_record(record, folder)
         write_predictions(folder, "test", predict(BEFORE), predict(wrong))
         write_predictions(folder, "retention/a", predict([1] * 24), predict([1, 2] * 12))
@@ -131,7 +131,7 @@ def change_test_set(folder: Path, kind: str) -> None:
     [
         ("utterances", r"have 24 and 20 utterances with words, 20 of them in both; 'u20' is in one alone"),
         ("texts", r"for utterance 'u00' they have 'one two .*' and 'other words' as text"),
-        ("normaliser", r"the normalisers 'attune 1' and 'whisper'"),
+        ("normaliser", r"the normalisers 'attune 2' and 'whisper'"),
     ],
 )
 def test_runs_of_different_things_are_refused(sweep: Path, kind: str, message: str) -> None:

@@ -27,6 +27,8 @@ from attune.report.run_page import (
     choose_utterances,
     compute_differences,
     describe_interpolation,
+    describe_other_rates,
+    describe_remainder,
     encode_audio,
     summarise,
     write_run_page,
@@ -277,3 +279,17 @@ def make_record(**panels: tuple[float, float]) -> RunRecord:
 )
 def test_the_summary_claims_only_what_was_measured(record: RunRecord, said: str) -> None:
     assert summarise(record) == said
+
+
+def test_what_is_not_learnt_and_what_others_count_stand_beside_the_whole() -> None:
+    record = RunRecord(name="r", seed=0, config={})
+    assert describe_remainder(record) == describe_other_rates(record) == ""
+    whole = {"wer": 0.5, "wer_raw": 0.75, "wer_whisper": 0.25, "utterances": 62}
+    record.baseline = {"test": {**whole, "remainder": {"utterances": 17, "wer": 0.6}}}
+    record.result = {"test": {**whole, "remainder": {"utterances": 17, "wer": 0.4}}}
+    assert describe_remainder(record) == (
+        "45 of the 62 test utterances have a sentence that is learnt too; the WER of the other 17 is 60.0 → 40.0 %."
+    )
+    assert "75.0 % as written, 25.0 % by Whisper's own normaliser" in describe_other_rates(record)
+    record.result["test"]["remainder"] = {"utterances": 0, "wer": None}
+    assert describe_remainder(record).endswith("no other is left to be scored by itself.")

@@ -13,6 +13,10 @@ SILENT = Prediction("silent", "", "thank you", speaker=None, language="en", dura
 QUIET = Prediction("quiet", "", "", speaker=None, language="en", duration_s=4.0)
 
 
+def say(id: str, reference: str, hypothesis: str, language: str = "en") -> Prediction:
+    return Prediction(id, reference, hypothesis, speaker=None, language=language, duration_s=1.0)
+
+
 def test_a_panel_worked_out_by_hand() -> None:
     score = score_panel([ONE, TWO, SILENT, QUIET], seconds=5.0)
     assert score.wer == pytest.approx(1 / 6)  # "world" -> "word"
@@ -86,3 +90,29 @@ def test_the_rate_lies_in_an_interval_of_no_width() -> None:
     # 1/3 in float32 is greater than 1/3 in float64.
     score = score_panel([replace(ONE, id=str(index), reference="a b c", hypothesis="a b") for index in range(3)], 1.0)
     assert score.wer_ci95 == (score.wer, score.wer) == (1 / 3, 1 / 3)
+
+
+def test_what_is_not_learnt_is_scored_beside_the_whole() -> None:
+    predictions = [say("a", "one two", "one two"), say("b", "three four", "three"), say("c", "five", "six")]
+    assert score_panel(predictions, 1.0).remainder is None
+    score = score_panel(predictions, 1.0, learnt={"a"})
+    assert score.wer == 2 / 5 and score.remainder is not None
+    assert (score.remainder.utterances, score.remainder.words, score.remainder.wer) == (2, 3, 2 / 3)
+    nothing = score_panel(predictions, 1.0, learnt={"a", "b", "c"}).remainder
+    assert nothing is not None and nothing.utterances == 0 and math.isnan(nothing.wer)
+
+
+def test_the_rate_by_whispers_own_normaliser() -> None:
+    """It joins number words, folds spellings that a published tokenizer lists, and drops what is in brackets."""
+    english = [say("a", "The colour is twenty one", "[noise] the color's 21", "en")]
+    assert score_panel(english, 1.0, spellings={"colour": "color"}).wer_whisper == 0
+    assert score_panel(english, 1.0).wer_whisper == 1 / 4
+    hindi = [say("a", "कि", "की", "hi")]  # which differ in a vowel sign
+    score = score_panel(hindi, 1.0)
+    assert (score.wer, score.wer_whisper) == (1.0, 0.0)
+
+
+def test_without_spaces_the_headline_is_cer() -> None:
+    score = score_panel([say("a", "你好，世界", "你好世间", "zh"), say("b", "好", "好", "zh")], 1.0)
+    assert score.wer == score.cer == 1 / 5 and score.words == 5
+    assert score.wer_ci95[0] <= score.wer <= score.wer_ci95[1] and score.wer_whisper == 1 / 5

@@ -3,7 +3,13 @@ import unicodedata
 
 import pytest
 
-from attune.text.normalise import characters, normalise, spells_without_spaces
+from attune.text.normalise import (
+    characters,
+    describe_normalisers,
+    normalise,
+    normalise_as_whisper,
+    spells_without_spaces,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +87,16 @@ def test_languages_without_spaces(language: str | None, unspaced: bool) -> None:
 def test_characters_keep_spaces_only_where_they_are_spelled() -> None:
     assert characters(normalise("你好，世界"), "zh") == "你好世界"
     assert characters("a b", "en") == characters("a b") == "a b"
+
+
+def test_where_no_spaces_are_written_each_character_is_a_word() -> None:
+    assert normalise("你好，世界", "zh") == "你 好 世 界"
+    assert normalise("Hello, world", "en") == normalise("Hello, world") == "hello world"
+    assert normalise_as_whisper("你好，世界", "zh") == "你 好 世 界"
+
+
+def test_the_choice_is_told() -> None:
+    told = describe_normalisers(["th", "en", None])
+    assert "en, th" in told and "of th each character is a word" in told and "English and basic normalisers" in told
+    assert "Whisper's English normaliser" in describe_normalisers(["en"])
+    assert "Whisper's basic normaliser" in describe_normalisers(["hi"])

@@ -138,7 +138,7 @@ def test_a_run_ends_with_the_mean_of_its_best(
 ) -> None:
     module, steps, checkpoints = run(nano_like, fresh_data(), tmp_path, keep="top2")
     files = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert "last.ckpt" in files and len(files) == 3 and "best.ckpt" not in files
+    assert "last.ckpt" in files and "before_last.ckpt" in files and len(files) == 4 and "best.ckpt" not in files
     kept = [int(name.removeprefix("top-").removesuffix(".ckpt")) for name in files if name.startswith("top-")]
     assert set(kept) <= {2, 4, 6}
     checkpoints.load_kept(module)

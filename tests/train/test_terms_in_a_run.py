@@ -19,6 +19,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = [
     "model=scratch", "model.scratch.width=32", "model.scratch.layers=1", "model.scratch.heads=2", "logger=csv",
     "trainer.max_steps=2", "trainer.validate_every=2", "trainer.accelerator=cpu", "data=manifest", "name=test",
+    "data.allow_leakage=true",
 ]  # fmt: skip
 
 

@@ -23,7 +23,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         rows.append({"audio": f"{index}.wav", "text": text, "language": "en"})
     path = folder / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    return ["data=manifest", *(f"data.{split}={path}" for split in ("train", "validation", "test"))]
+    splits = [f"data.{split}={path}" for split in ("train", "validation", "test")]
+    return ["data=manifest", "data.allow_leakage=true", *splits]
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 import torchaudio
@@ -23,6 +24,8 @@ WINDOW_S = 30.0
 WINDOW_POSITIONS = int(WINDOW_S * POSITIONS_PER_S)  # 1500
 SILENCE_PEAK = 1e-4  # -80 dBFS: below it, 16-bit audio holds nothing but its own rounding
 SHORTEST_S = 0.02  # less than one encoder position cannot hold a word
+SLOWEST_HZ, FASTEST_HZ = 2_000, 1_000_000  # sampling rates; a header that names another is broken
+READ_SAMPLES = 1 << 22  # at a time: a broken header can promise more than any memory holds
 PHASES = 64  # of a resampling filter, from which on it is applied as a matrix product
 
 ACCEPTED_AUDIO = (
@@ -50,19 +53,37 @@ def load_waveform(
     Raises:
         AudioError: the file is missing, cannot be decoded, or ends before `start_s`.
     """
+    return load_recording(source, start_s, end_s)[0]
+
+
+def load_recording(
+    source: str | Path | bytes, start_s: float | None = None, end_s: float | None = None
+) -> tuple[Float[Tensor, "sample"], int]:
+    """The same, and the sampling rate that the file has, in Hz."""
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
             rate_hz = file.samplerate
+            if not SLOWEST_HZ <= rate_hz <= FASTEST_HZ:
+                raise AudioError(f"cannot be decoded: its header names a sampling rate of {rate_hz} Hz")
             first = int((start_s or 0.0) * rate_hz)
             last = file.frames if end_s is None else min(int(end_s * rate_hz), file.frames)
             if first > 0 and first >= file.frames:
                 raise AudioError(f"cut: it ends at {file.frames / rate_hz:.2f} s, before start_s={start_s:g}")
             if first > 0:
                 file.seek(first)
-            samples = file.read(max(last - first, 0), dtype="float32", always_2d=True)
+            samples = _read(file, max(last - first, 0))
     except (soundfile.SoundFileError, OSError, ValueError, TypeError):
         raise AudioError(f"cannot be decoded: {_reason(source)}") from None
-    return resample(torch.from_numpy(samples).mean(dim=1), rate_hz)
+    return resample(torch.from_numpy(samples).mean(dim=1), rate_hz), rate_hz
+
+
+def _read(file: soundfile.SoundFile, frames: int) -> np.ndarray:
+    """At most so many frames, as far as the file really goes; (frame, channel), float32."""
+    step = max(1, READ_SAMPLES // file.channels)
+    blocks = [file.read(min(step, frames), dtype="float32", always_2d=True)]
+    while len(blocks[-1]) == step and (frames := frames - step) > 0:
+        blocks.append(file.read(min(step, frames), dtype="float32", always_2d=True))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def resample(waveform: Float[Tensor, "*batch sample"], rate_hz: int) -> Float[Tensor, "*batch resampled"]:
@@ -97,13 +118,20 @@ def compute_fault(waveform: Float[Tensor, "sample"]) -> str | None:
     duration_s = waveform.shape[-1] / SAMPLE_RATE_HZ
     if duration_s < SHORTEST_S:
         return f"empty: {duration_s:.3f} s of audio"
-    if not torch.isfinite(waveform).all():
+    peak = compute_peak(waveform)
+    if not math.isfinite(peak):
         return "not finite: the samples hold NaN or infinity"
-    if waveform.abs().max() < SILENCE_PEAK:
+    if peak < SILENCE_PEAK:
         return "silent: no sample above -80 dBFS (an utterance without speech has an empty text)"
     if duration_s > WINDOW_S:
         return f"too long: {duration_s:.1f} s, and Whisper's window is {WINDOW_S:.0f} s (give start_s and end_s)"
     return None
+
+
+def compute_peak(waveform: Float[Tensor, "sample"]) -> float:
+    """The largest magnitude, in one pass; NaN where the samples hold one."""
+    lowest, highest = waveform.aminmax()
+    return float(torch.maximum(-lowest, highest))  # which keeps a NaN, as max() does not
 
 
 def encode_wav(waveform: Float[Tensor, "sample"]) -> bytes:

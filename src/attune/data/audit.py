@@ -1,32 +1,108 @@
-"""What is wrong with this corpus: every rejected row, its place and its reason."""
+"""What is wrong with this corpus: every rejected row, its place and its reason, and what else is worth knowing.
 
-import csv
-from collections.abc import Mapping, Sequence
+One pass over every split: its texts, then its sound, the scored splits first, so that each learnt recording can be
+looked up among them. What is kept of a row are some numbers; its sound is let go.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from datasets import Dataset
+from jaxtyping import Float
+from torch import Tensor
 
-from attune.audio.waveform import SAMPLE_RATE_HZ, AudioError, compute_fault, load_waveform
 from attune.data.corpora.schema import REJECTED, read_segments
+from attune.data.findings import ALWAYS, Findings, Rejection, read_rules
+from attune.data.hearing import Heard, SplitSounds, judge_sound, listen, load_recorded_row
+from attune.data.leakage import ScoredRecordings
+from attune.data.texts import Shared, SplitTexts, find_shared, iterate, judge_pace, read_texts
 from attune.errors import InputError
 from attune.text.tokens import SPELT_PER_S, SPOKEN_PER_S, Sequence448, Tokens
 
 PACED = 1000  # utterances of which the pace is taken
 THREADS = 4  # libsndfile and torch leave the interpreter's lock while they work
+TOGETHER = 16  # utterances that a thread reads at a time
+LEARNT = ("train", "replay")  # the splits that a model learns from; all others are scored
+SHOWN = 5  # examples in a message
+HEARD_COLUMNS = ["id", "audio", "start_s", "end_s", "place"]
 
 
-@dataclass(frozen=True)
-class Rejection:
-    """One row of rejected.csv."""
+@dataclass
+class Audit:
+    """What was found in a corpus.
 
-    split: str
-    id: str
-    place: str
-    reason: str
+    Args:
+        splits: what can be used, with `duration_s` filled in.
+        rejections: what cannot.
+        texts, sounds: of every split, the unusable rows among them.
+        shared: scored split -> what it has in common with what is learnt.
+        not_compared: scored recordings of which only exact copies were looked for.
+    """
+
+    findings: Findings
+    splits: dict[str, Dataset] = field(default_factory=dict)
+    rejections: list[Rejection] = field(default_factory=list)
+    texts: dict[str, SplitTexts] = field(default_factory=dict)
+    sounds: dict[str, SplitSounds] = field(default_factory=dict)
+    shared: dict[str, Shared] = field(default_factory=dict)
+    not_compared: int = 0
+
+
+def audit_corpus(
+    splits: Mapping[str, Dataset],
+    tokens: Tokens,
+    rules: Mapping[str, Any] | None = None,
+    max_rejected: float | None = None,
+) -> Audit:
+    """Read and listen to every utterance once.
+
+    Args:
+        splits: split name -> dataset of the schema.
+        rules: data.audit, as for `read_rules`.
+        max_rejected: the share of a split's rows, in [0, 1], above which the run must not go on; None: report only.
+
+    Raises:
+        InputError: more than `max_rejected` of a split is unusable, or nothing is left of it; or a rule is none.
+    """
+    found = Audit(Findings(read_rules(rules)))
+    for split, dataset in splits.items():
+        found.texts[split] = read_texts(split, dataset, tokens, found.findings)
+    hear_corpus(splits, found, max_rejected)
+    for split, dataset in splits.items():
+        sounds = found.sounds[split]
+        found.texts[split].leave_out(sounds.usable)
+        durations_s = np.where(sounds.usable, sounds.duration_s, 0)
+        judge_pace(split, dataset, found.texts[split], durations_s, found.findings)
+        _compare_within(split, dataset, found.sounds[split], found.findings)
+    learnt = [found.texts[split] for split in LEARNT if split in splits]
+    for split, dataset in splits.items():
+        if split not in LEARNT:
+            found.shared[split] = find_shared(
+                split, dataset, found.texts[split], found.sounds[split].usable, learnt, found.findings
+            )
+    _compare_validation(splits, found)
+    return found
+
+
+def check_leakage(found: Audit, allow: bool) -> None:
+    """Refuse to score what is learnt.
+
+    Raises:
+        InputError: a recording stands on both sides, with the places of both; unless `allow`.
+    """
+    shared = found.findings.of("shared_audio")
+    if allow or not shared or shared[0].severity != "error":
+        return
+    count = sum(rows for (rule, _), rows in found.findings.counts.items() if rule == "shared_audio")
+    listed = "\n".join(f"  {finding.place} ({finding.split}) is {finding.reason}" for finding in shared[:SHOWN])
+    raise InputError(
+        f"{count} recordings are learnt and also scored, so the score would be of what is known by heart:\n{listed}\n"
+        "Take them out of one of the two (`attune audit` lists all), or go on all the same: data.allow_leakage=true."
+    )
 
 
 def check_texts(splits: Mapping[str, Dataset], tokens: Tokens) -> None:
@@ -35,13 +111,19 @@ def check_texts(splits: Mapping[str, Dataset], tokens: Tokens) -> None:
     Raises:
         InputError: with the row's place.
     """
-    for dataset in splits.values():
-        for row in dataset.remove_columns("audio").to_list():
+    for _, row, reason in find_text_faults(splits, tokens):
+        raise InputError(f"{row['place']}: {reason}")
+
+
+def find_text_faults(splits: Mapping[str, Dataset], tokens: Tokens) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """(split, row, reason) of every row whose text, language or task Whisper cannot hold."""
+    for split, dataset in splits.items():
+        for row in iterate(dataset, [name for name in dataset.column_names if name != "audio"]):
             try:
                 encode_row(row, tokens)
                 encode_rejected(row, tokens)
             except InputError as error:
-                raise InputError(f"{row['place']}: {error}") from None
+                yield split, row, str(error)
 
 
 def find_pace(dataset: Dataset, tokens: Tokens) -> float:
@@ -71,81 +153,114 @@ def encode_rejected(row: Mapping[str, Any], tokens: Tokens) -> Sequence448 | Non
 def reject_broken_audio(
     splits: Mapping[str, Dataset], max_rejected: float
 ) -> tuple[dict[str, Dataset], list[Rejection]]:
-    """Decode every utterance once; set aside what cannot be used; fill in `duration_s`.
-
-    Args:
-        splits: split name -> dataset of the schema.
-        max_rejected: the share of a split's rows, in [0, 1], above which the run must not go on.
+    """The sound alone: what can be used, with `duration_s` filled in, and what cannot.
 
     Raises:
-        InputError: more than `max_rejected` of a split is unusable, or nothing is left of it.
+        InputError: as `audit_corpus`.
     """
-    kept: dict[str, Dataset] = {}
-    rejections: list[Rejection] = []
-    for split, dataset in splits.items():
-        with ThreadPoolExecutor(THREADS) as pool:
-            # Rows are read in the threads: handed over, the sound of a whole corpus would wait in the pool's queue.
-            rows = partial(_listen_at, dataset)
-            verdicts = list(pool.map(rows, range(len(dataset))))
-        bad = [
-            _reject(split, row, reason)
-            for row, (reason, _) in zip(_places(dataset).to_list(), verdicts, strict=True)
-            if reason
-        ]
+    found = Audit(Findings(read_rules(None)))
+    hear_corpus(splits, found, max_rejected)
+    return found.splits, found.rejections
+
+
+def hear_corpus(splits: Mapping[str, Dataset], found: Audit, max_rejected: float | None) -> None:
+    """Decode every utterance once; set aside what cannot be used; look for what is learnt and scored."""
+    scored = ScoredRecordings()
+    for split in sorted(splits, key=lambda name: name in LEARNT):
+        dataset, is_learnt = splits[split], split in LEARNT
+        scored.sort()
+        sounds = found.sounds[split] = SplitSounds.of(len(dataset))
+        for index, (row, heard) in enumerate(_hear(dataset, scored if is_learnt else None)):
+            sounds.note(index, heard)
+            if heard.fault:
+                found.findings.add(ALWAYS, split, row, heard.fault)
+                found.findings.set_aside[split, row["id"]] = heard.fault
+                continue
+            judge_sound(split, row, heard, found.findings)
+            if heard.fingerprints:
+                scored.add(split, row, heard.fingerprints)
+        _set_aside(split, dataset, sounds, found, max_rejected)
+    found.not_compared = scored.left_out
+    found.splits = {split: found.splits[split] for split in splits}
+    order = list(splits)
+    found.rejections.sort(key=lambda rejection: order.index(rejection.split))
+
+
+def _hear(dataset: Dataset, scored: ScoredRecordings | None) -> Iterator[tuple[Mapping[str, Any], Heard]]:
+    """(id and place, what was heard) of every row, in order."""
+    rows = dataset.select_columns(HEARD_COLUMNS)
+    with ThreadPoolExecutor(THREADS) as pool:
+        # Rows are read in the threads: handed over, the sound of a whole corpus would wait in the pool's queue.
+        for chunk in pool.map(partial(_listen_from, rows, scored), range(0, len(rows), TOGETHER)):
+            yield from chunk
+
+
+def _listen_from(
+    dataset: Dataset, scored: ScoredRecordings | None, first: int
+) -> list[tuple[Mapping[str, Any], Heard]]:
+    columns = cast(dict[str, list[Any]], dataset[first : first + TOGETHER])
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    find = scored.find if scored else None
+    return [({"id": row["id"], "place": row["place"]}, listen(row, find)) for row in rows]
+
+
+def _set_aside(split: str, dataset: Dataset, sounds: SplitSounds, found: Audit, max_rejected: float | None) -> None:
+    aside = {id: reason for (where, id), reason in found.findings.set_aside.items() if where == split}
+    bad: list[Rejection] = []
+    if aside:
+        for index, row in enumerate(iterate(dataset, ["id", "place"])):
+            if row["id"] in aside:
+                sounds.usable[index] = False
+                bad.append(Rejection(split, row["id"], row["place"], aside[row["id"]]))
+    if max_rejected is not None:
         _check_share(split, len(bad), len(dataset), max_rejected, bad)
-        good = [index for index, (reason, _) in enumerate(verdicts) if not reason]
-        durations = [verdicts[index][1] for index in good]
-        features = dataset.features
-        dataset = dataset.select(good) if bad else dataset
-        kept[split] = dataset.remove_columns("duration_s").add_column(
-            "duration_s", durations, feature=features["duration_s"]
-        )
-        rejections += bad
-    return kept, rejections
+    features = dataset.features
+    kept = dataset.select(np.flatnonzero(sounds.usable)) if bad else dataset
+    durations_s = sounds.duration_s[sounds.usable]
+    found.splits[split] = kept.remove_columns("duration_s").add_column(
+        "duration_s", durations_s, feature=features["duration_s"]
+    )
+    found.rejections += bad
 
 
-def write_rejections(rejections: Sequence[Rejection], path: Path) -> None:
-    """rejected.csv: split, id, place, reason. Written even when empty: an empty file is an answer."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(Rejection)])
-        writer.writerows(astuple(rejection) for rejection in rejections)
-
-
-def load_row(row: Mapping[str, Any]):
+def load_row(row: Mapping[str, Any]) -> Float[Tensor, "sample"]:
     """The waveform of one row of the schema: mono, 16 kHz, shape (sample,).
 
     Raises:
         AudioError: it cannot be decoded.
     """
-    audio = row["audio"]
-    source = audio["path"] if audio["bytes"] is None else audio["bytes"]  # no bytes at all are a file, and a broken one
-    return load_waveform(source, row["start_s"], row["end_s"])
+    return load_recorded_row(row)[0]
 
 
-def _listen_at(dataset: Dataset, index: int) -> tuple[str | None, float]:
-    return _listen(cast(Mapping[str, Any], dataset[index]))
+def _compare_within(split: str, dataset: Dataset, sounds: SplitSounds, findings: Findings) -> None:
+    """Name what has the same samples as an earlier row of its split."""
+    usable = np.flatnonzero(sounds.usable)
+    _, first, which = np.unique(sounds.digest[usable], return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[which] != np.arange(len(usable)))
+    if len(again) == 0:
+        return
+    names = dataset.select_columns(["id", "place"])
+    for index in again:
+        row, other = names[int(usable[index])], names[int(usable[first[which[index]]])]
+        findings.add("duplicate_audio", split, row, f"the same samples as {other['place']}")
 
 
-def _listen(row: Mapping[str, Any]) -> tuple[str | None, float]:
-    try:
-        waveform = load_row(row)
-    except AudioError as error:
-        return str(error), 0.0
-    return compute_fault(waveform), waveform.shape[0] / SAMPLE_RATE_HZ
-
-
-def _places(dataset: Dataset) -> Dataset:
-    return dataset.select_columns(["id", "place"])
-
-
-def _reject(split: str, row: Mapping[str, Any], reason: str) -> Rejection:
-    return Rejection(split, row["id"], row["place"], reason)
+def _compare_validation(splits: Mapping[str, Dataset], found: Audit) -> None:
+    """Name what is chosen on and also reported."""
+    if "validation" not in splits or "test" not in splits:
+        return
+    reported = {*found.sounds["test"].digest[found.sounds["test"].usable].tolist()}
+    chosen = found.sounds["validation"]
+    rows = [index for index in np.flatnonzero(chosen.usable) if int(chosen.digest[index]) in reported]
+    names = splits["validation"].select_columns(["id", "place"])
+    for index in rows:
+        findings = found.findings
+        findings.add("validation_is_test", "validation", names[int(index)], "its recording stands in test")
 
 
 def _check_share(split: str, bad: int, rows: int, max_rejected: float, examples: Sequence[Rejection]) -> None:
     if bad > max_rejected * rows or (rows and bad == rows):
-        shown = "\n".join(f"  {rejection.place}: {rejection.reason}" for rejection in examples[:5])
+        shown = "\n".join(f"  {rejection.place}: {rejection.reason}" for rejection in examples[:SHOWN])
         raise InputError(
             f"{bad} of {rows} utterances of {split} cannot be used, more than data.max_rejected={max_rejected:g} "
             f"allows:\n{shown}\nMend or remove them, or raise data.max_rejected."

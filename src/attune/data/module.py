@@ -3,6 +3,7 @@
 corpus (rows of one schema) -> audit (broken rows set aside) -> sampling (windows, batches) -> waveform -> Batch
 """
 
+import logging
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -18,19 +19,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from attune.audio.context import Context, PackedContext
-from attune.audio.waveform import POSITIONS_PER_S
+from attune.audio.waveform import POSITIONS_PER_S, AudioError
 from attune.data.audit import (
-    Rejection,
+    Audit,
+    audit_corpus,
+    check_leakage,
     check_texts,
     encode_rejected,
     encode_row,
     find_pace,
     load_row,
-    reject_broken_audio,
 )
 from attune.data.batch import Batch, Example, collate
 from attune.data.corpora.schema import PAIRED, WEIGHT, Corpus, OffersMore
+from attune.data.enduring import EnduringLoader
 from attune.data.few_shot import FewShot
+from attune.data.findings import Findings, Rejection, read_rules
 from attune.data.in_context import InContext, Shown, check_in_context, sum_seconds
 from attune.data.packing import join_rows, measure_shares
 from attune.data.sampling import Draw, TrainingBatches, draw_again, evaluation_batches, group
@@ -38,6 +42,8 @@ from attune.data.states import StoredStates
 from attune.data.vocabulary import CustomVocabulary, Prompts
 from attune.errors import InputError
 from attune.text.tokens import Tokens
+
+log = logging.getLogger(__name__)
 
 
 class SpeechDataModule(L.LightningDataModule):
@@ -60,6 +66,8 @@ class SpeechDataModule(L.LightningDataModule):
         extras: further splits that are read where the corpus offers them: "replay" (which must then be there),
             "retention_validation".
         vocabulary: a list of terms, for synthetic speech in the training split and for prompts; None is none.
+        audit: rule -> severity, on or off, for rules of the audit that are to be other than they are by themselves.
+        allow_leakage: go on where a recording is learnt and also scored.
 
     Raises:
         InputError: `replay` is no such share, or another setting is none that there is.
@@ -82,6 +90,8 @@ class SpeechDataModule(L.LightningDataModule):
         replay: float = 0.0,
         extras: Sequence[str] = (),
         vocabulary: CustomVocabulary | None = None,
+        audit: Mapping[str, Any] | None = None,
+        allow_leakage: bool = False,
     ):
         super().__init__()
         if not 0 <= replay < 1:
@@ -102,6 +112,9 @@ class SpeechDataModule(L.LightningDataModule):
         self.replay = replay
         self.extras = {*extras, *(["replay"] if replay else [])}
         self.vocabulary = vocabulary
+        read_rules(audit)  # a rule that is none is said at once
+        self.rules, self.allow_leakage = audit, allow_leakage
+        self.audit = Audit(Findings({}))  # what was found, once it is prepared
         self.splits: dict[str, Dataset] = {}
         self.rejections: list[Rejection] = []
         self.batches_taken = 0
@@ -118,7 +131,9 @@ class SpeechDataModule(L.LightningDataModule):
             if len(splits.get(split, ())) == 0:
                 raise InputError(f"The corpus has no utterance in {split!r}. Give data.{split}.")
         check_texts(splits, self.tokens)
-        self.splits, self.rejections = reject_broken_audio(splits, self.max_rejected)
+        self.audit = audit_corpus(splits, self.tokens, self.rules, self.max_rejected)
+        check_leakage(self.audit, self.allow_leakage)
+        self.splits, self.rejections = self.audit.splits, self.audit.rejections
         self.tokens.tokens_per_s = find_pace(self.splits["train"], self.tokens)
         if self.examples:
             train = self.splits["train"]
@@ -158,6 +173,11 @@ class SpeechDataModule(L.LightningDataModule):
         `retention/NAME`."""
         rooms = ("test/", "retention/")
         return ["test", *(name for room in rooms for name in sorted(self.splits) if name.startswith(room))]
+
+    @property
+    def languages(self) -> list[str]:
+        """Of what is scored, in alphabetical order."""
+        return sorted({language for panel in self.panels for language in self.splits[panel].unique("language")})
 
     @cached_property
     def training_rows(self) -> Dataset:
@@ -238,13 +258,12 @@ class SpeechDataModule(L.LightningDataModule):
         prompts: Prompts | None = None,
     ) -> DataLoader[Batch]:
         packed = self.context if isinstance(self.context, PackedContext) else None
-        return DataLoader(
-            Utterances(dataset, self.tokens, self.in_context, shown, packed, stored, prompts),  # type: ignore[arg-type]
-            batch_sampler=batches,
-            collate_fn=partial(collate, padding_id=self.tokens.end_of_text),
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
+        lost = max(1, int(self.max_rejected * len(dataset))) if dataset is self.training_rows else None
+        return EnduringLoader(
+            Utterances(dataset, self.tokens, self.in_context, shown, packed, stored, prompts, lost),
+            batches,
+            partial(collate, padding_id=self.tokens.end_of_text),
+            self.workers,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -285,6 +304,7 @@ class Utterances(torch.utils.data.Dataset[Example]):
         packed: how several utterances share a window, where they do.
         stored: encoder states that are given in the place of sound; None: sound.
         prompts: what stands in the place of the rows' own prompts; not in windows of several utterances.
+        max_lost: utterances that may become unreadable in the course of the run; None: not one, as in what is scored.
     """
 
     def __init__(
@@ -296,7 +316,10 @@ class Utterances(torch.utils.data.Dataset[Example]):
         packed: PackedContext | None = None,
         stored: Stored | None = None,
         prompts: Prompts | None = None,
+        max_lost: int | None = None,
     ):
+        self.max_lost = max_lost
+        self.lost: set[int] = set()
         self.prompts = prompts
         self.packed = packed
         self.stored = stored
@@ -307,6 +330,49 @@ class Utterances(torch.utils.data.Dataset[Example]):
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def __getitems__(self, draws: Sequence[Draw]) -> list[Example]:
+        """A batch, without what could be read when the run began and no longer can.
+
+        Raises:
+            InputError: too much of it, or something that is scored.
+        """
+        found = [example for draw in draws if (example := self._try(draw)) is not None]
+        return found or [self._find_other(draws[0])]
+
+    def _try(self, draw: Draw) -> Example | None:
+        try:
+            return self[draw]
+        except AudioError as error:
+            self._note(draw, error)
+            return None
+
+    def _note(self, draw: Draw, error: AudioError) -> None:
+        row = self.dataset[draw.index]
+        if self.max_lost is None:
+            raise InputError(
+                f"{row['place']}: the audio of {row['id']} can no longer be read ({error}), and without it the score "
+                "would be another. Bring it back, and go on with: python train.py resume=RUN"
+            ) from None
+        if draw.index not in self.lost:
+            log.warning("attune: %s: %s can no longer be read (%s); training goes on.", row["place"], row["id"], error)
+        self.lost.add(draw.index)
+        if len(self.lost) > self.max_lost:
+            raise InputError(
+                f"{len(self.lost)} training utterances can no longer be read, more than data.max_rejected allows; the "
+                f"last is {row['id']} ({error}). Is the disk still there? Then: python train.py resume=RUN"
+            ) from None
+
+    def _find_other(self, draw: Draw) -> Example:
+        """The next utterance that fits into the same window: a batch is never empty."""
+        for step in range(1, len(self)):
+            index = (draw.index + step) % len(self)
+            if index in self.lost or self.dataset[index]["duration_s"] * POSITIONS_PER_S > draw.positions:
+                continue
+            other = self._try(Draw(index, draw.positions, number=draw.number))
+            if other is not None:
+                return other
+        raise InputError("No training utterance that fits into the window can be read any longer. Is the disk there?")
 
     def __getitem__(self, draw: Draw) -> Example:
         if draw.more and self.packed:

@@ -216,15 +216,15 @@ def _fill(row: Row, name: str, effect: Effect | None, p_holm: float | None) -> R
 def _match(row: Row, rows: Sequence[Row], panels: Mapping[str, Panels], first: str | None) -> Row:
     """The matched-pairs tests of one run: against its untouched model, and the first setting's run of the same seed."""
     table = panels[row.folder][TARGET]
-    references = [normalise(each.reference) for each in table]
-    after = [normalise(each.after) for each in table]
-    before = [normalise(each.before) for each in table]
+    references = [normalise(each.reference, each.language) for each in table]
+    after = [normalise(each.after, each.language) for each in table]
+    before = [normalise(each.before, each.language) for each in table]
     row = replace(row, to_untouched_mapsswe_p=_known(matched_pairs(references, before, after).p))
     peers = [each.folder for each in rows if each.setting == first and each.seed == row.seed and each.folder]
     peer = next((panels[folder][TARGET] for folder in peers if TARGET in panels.get(folder, {})), None)
     if row.setting == first or peer is None or _find_difference(peer, table):
         return row
-    p = matched_pairs(references, [normalise(each.after) for each in peer], after).p
+    p = matched_pairs(references, [normalise(each.after, each.language) for each in peer], after).p
     return replace(row, to_first_mapsswe_p=_known(p))
 
 

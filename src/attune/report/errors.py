@@ -71,7 +71,7 @@ def analyse_errors(panels: Mapping[str, Sequence[PredictionRow]], target: str = 
         panels: name -> predictions, in any order.
     """
     rows = panels.get(target, [])
-    texts = [(normalise(row.reference), normalise(row.before), normalise(row.after)) for row in rows]
+    texts = [_normalise(row) for row in rows]
     kinds = group_utterances(rows)
     if conditions := {name.partition("/")[2]: of for name, of in panels.items() if name.startswith(f"{target}/")}:
         kinds["condition"] = {name: spoken for name, of in conditions.items() if (spoken := [r for r in of if r.words])}
@@ -83,6 +83,12 @@ def analyse_errors(panels: Mapping[str, Sequence[PredictionRow]], target: str = 
         groups={kind: _pick(groups) for kind, groups in measured.items()},
         left_out={kind: len(groups) - MOST_GROUPS for kind, groups in measured.items() if len(groups) > MOST_GROUPS},
     )
+
+
+def _normalise(row: PredictionRow) -> tuple[str, str, str]:
+    """Reference, before and after."""
+    language = row.language
+    return normalise(row.reference, language), normalise(row.before, language), normalise(row.after, language)
 
 
 def group_utterances(rows: Sequence[PredictionRow]) -> dict[str, dict[str, list[PredictionRow]]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attune.data.module import SpeechDataModule
 from attune.model.save import explain_additions
+from attune.report.audit_page import describe_audit, summarise_audit
 from attune.report.figures import (
     plot_error_types,
     plot_interpolation,
@@ -31,12 +32,20 @@ from attune.report.record import (
     write_predictions,
     write_record,
 )
-from attune.report.run_page import choose_shown, describe_interpolation, summarise, write_run_page
+from attune.report.run_page import (
+    choose_shown,
+    describe_interpolation,
+    describe_other_rates,
+    describe_remainder,
+    summarise,
+    write_run_page,
+)
 from attune.report.terms import describe_list, describe_terms
-from attune.score.metrics import Prediction, count_word_errors
+from attune.score.metrics import Prediction
+from attune.score.panel import count_errors
 from attune.score.significance import detectable_difference
 from attune.score.statistics import choose_units, standard_error
-from attune.text.normalise import NORMALISER, normalise
+from attune.text.normalise import NORMALISER, describe_normalisers
 from attune.train.scoring import Scores, sum_seconds
 
 Waveforms = dict[tuple[str, str], Float[Tensor, "sample"]]
@@ -56,6 +65,7 @@ def start_record(config: Mapping[str, Any], parameters: dict[str, int], data: Sp
         vocabulary=data.vocabulary.describe(data.tokens) if data.vocabulary else {},
         splits={name: measure_split(split) for name, split in data.splits.items()},
         in_context=data.in_context.count_examples([data.splits[p] for p in data.panels]) if data.in_context else {},
+        audit=summarise_audit(data.audit),
         rejected=dict(Counter(rejection.reason.split(":")[0] for rejection in data.rejections)),
     )
 
@@ -89,6 +99,11 @@ def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, fo
         f"[bold]{record.name}[/bold]  seed {record.seed}, context {record.context}, in {folder}", highlight=False
     )
     console.print(f"utterances: {counts}", highlight=False)
+    told, *doubts = describe_audit(data.audit)
+    console.print(f"{told}; see {folder / 'audit.html'}", highlight=False)
+    for doubt in doubts:
+        console.print(doubt, style="yellow", highlight=False)
+    console.print(describe_normalisers(data.languages), highlight=False)
     if data.drawn:
         console.print(data.drawn, highlight=False)
     if record.vocabulary:
@@ -126,7 +141,7 @@ def describe_test_set(console: Console, predictions: Sequence[Prediction]) -> No
     A difference of two models is taken to be as noisy as the rate of the untouched one: so it is where the errors of
     the two correlate by a half. The table of an ablation measures it.
     """
-    counts = [(each, count_word_errors(normalise(each.reference), normalise(each.hypothesis))) for each in predictions]
+    counts = [(each, count_errors(each)) for each in predictions]
     spoken = [(each, count) for each, count in counts if count.words]
     if len(spoken) < 2:
         return
@@ -163,6 +178,9 @@ def print_result(console: Console, record: RunRecord, folder: Path) -> None:
     """One table, one sentence, and where to look."""
     console.print(result_table(record))
     console.print(summarise(record), highlight=False)
+    for told in (describe_remainder(record), describe_other_rates(record)):
+        if told:
+            console.print(told, highlight=False)
     if told := describe_terms(record):
         console.print(told, highlight=False)
     if record.interpolation:

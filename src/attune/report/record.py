@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import platform
 import re
 import subprocess
@@ -26,6 +25,7 @@ from rich.text import Text
 from attune.errors import InputError
 from attune.score.metrics import Prediction, count_word_errors
 from attune.text.normalise import normalise
+from attune.train.files import write_atomically
 
 SCHEMA_VERSION = 1
 PACKAGES = ("attune", "torch", "torchaudio", "transformers", "lightning", "peft", "datasets", "torchmetrics")
@@ -69,6 +69,8 @@ class RunRecord:
     # process, total; and available
     memory: dict[str, float] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)  # reason: utterances
+    # hours, speakers {split}, sampling_rates_hz {split}, findings {severity {rule: rows}}, shared {split}
+    audit: dict[str, Any] = field(default_factory=dict)
     # missing: planned in a sweep and never begun, or unreadable; no run.json says so
     status: Literal["running", "finished", "failed", "interrupted", "missing"] = "running"
     error: str | None = None
@@ -219,24 +221,6 @@ def format_interval(panel: Panel) -> str:
     return f"[{'–'.join(map(format_percent, interval))}]" if _has_numbers(*interval) else ""
 
 
-def write_atomically(path: Path, text: str) -> Path:
-    """Write beside the file, then rename over it: a full disk or a lost power cord leaves the old file whole.
-
-    A lone surrogate, which UTF-8 cannot hold and a decoded byte-level token can be, is written as its escape.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the same folder: a rename across disks is a copy
-    try:
-        with temporary.open("wb") as file:
-            file.write(text.encode("utf-8", errors="backslashreplace"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
 def _has_numbers(*values: float | None) -> bool:
     """Numbers, and at least one: a rate that does not exist is NaN in memory and None in a record that was read."""
     return bool(values) and all(value is not None and math.isfinite(value) for value in values)
@@ -272,9 +256,9 @@ def _check_schema(path: Path, content: Any) -> None:
 
 
 def _to_row(before: Prediction, after: Prediction) -> PredictionRow:
-    reference = normalise(after.reference)
-    earlier = count_word_errors(reference, normalise(before.hypothesis))
-    later = count_word_errors(reference, normalise(after.hypothesis))
+    reference = normalise(after.reference, after.language)
+    earlier = count_word_errors(reference, normalise(before.hypothesis, after.language))
+    later = count_word_errors(reference, normalise(after.hypothesis, after.language))
     return PredictionRow(
         id=after.id,
         speaker=after.speaker,

@@ -82,6 +82,7 @@ def write_run_page(folder: Path, waveforms: Waveforms) -> Path:
         summary=summarise(record),
         scores=[_describe_panel(record, name) for name in _list_panels(record)],
         facts=_list_facts(record),
+        remarks=[told for told in (describe_remainder(record), describe_other_rates(record)) if told],
         interpolated=describe_interpolation(record),
         figures=[(path.stem, to_data_uri("image/png", path.read_bytes())) for path in _list_figures(folder)],
         errors=analyse_errors(panels) if panels.get("test") else None,
@@ -135,6 +136,29 @@ def summarise(record: RunRecord) -> str:
     doubtful = abs(change) >= NO_CHANGE and not is_clear(before, after)
     doubt = ", a change that the 95 % intervals do not tell from chance" if doubtful else ""
     return f"{target}{doubt}; {_describe_retention(record)}."
+
+
+def describe_remainder(record: RunRecord) -> str:
+    """The WER of the test utterances whose sentence is not learnt, beside the whole; "" where no sentence is shared."""
+    before, after = (scores.get("test", {}).get("remainder") for scores in (record.baseline, record.result))
+    rest = after or before
+    if not rest:
+        return ""
+    whole = (record.result.get("test") or record.baseline["test"])["utterances"]
+    shared = f"{whole - rest['utterances']} of the {whole} test utterances have a sentence that is learnt too"
+    if not rest["utterances"]:
+        return f"{shared}; no other is left to be scored by itself."
+    rates = " → ".join(format_percent(each["wer"]) for each in (before, after) if each)
+    return f"{shared}; the WER of the other {rest['utterances']} is {rates} %."
+
+
+def describe_other_rates(record: RunRecord) -> str:
+    """The target's WER as other publications count it; "" in records without it."""
+    after = record.result.get("test", {})
+    if after.get("wer_whisper") is None:
+        return ""
+    raw, theirs = format_percent(after.get("wer_raw")), format_percent(after["wer_whisper"])
+    return f"The same transcripts of the target: {raw} % as written, {theirs} % by Whisper's own normaliser."
 
 
 def _name_means(record: RunRecord) -> str:

@@ -11,7 +11,7 @@ from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 from torchmetrics import Metric
 
-from attune.text.normalise import characters, normalise
+from attune.text.normalise import characters, normalise, spells_without_spaces
 
 Operation = Literal["equal", "substitute", "delete", "insert"]
 Unit = Literal["word", "character"]
@@ -156,7 +156,8 @@ class CorpusErrorRate(Metric):
 
         Args:
             references, hypotheses: one string an utterance, as written. torchmetrics' own WER takes them the other way.
-            languages: Whisper's codes, one an utterance; CER leaves out the spaces of zh, yue, ja, th, lo, my, km.
+            languages: Whisper's codes, one an utterance. In zh, yue, ja, th, lo, my, km a word is a character, and CER
+                leaves out the spaces.
 
         Raises:
             ValueError: the lengths differ, or a single string was given.
@@ -187,7 +188,9 @@ class CorpusErrorRate(Metric):
 
     def _prepare(self, text: str, language: str | None) -> Sequence[str]:
         text = normalise(text) if self.normalised else text.strip()
-        return text.split() if self.unit == "word" else characters(text, language)
+        if self.unit == "word" and not spells_without_spaces(language):
+            return text.split()
+        return characters(text, language)
 
 
 def _check_lengths(

@@ -1,17 +1,27 @@
 """The score of one test set: what stands under `baseline` and `result` in run.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from attune.errors import InputError
-from attune.score.metrics import CorpusErrorRate, Prediction, Unit, count_word_errors
+from attune.score.metrics import CorpusErrorRate, Errors, Prediction, Unit, count_word_errors
 from attune.score.statistics import bootstrap_interval, choose_units
 from attune.score.terms import TermScore, score_terms
 from attune.text.finder import TermFinder
-from attune.text.normalise import normalise
+from attune.text.normalise import normalise, normalise_as_whisper
 
 NO_INTERVAL = (float("nan"), float("nan"))
 KINDS: tuple[tuple[Unit, bool], ...] = (("word", True), ("word", False), ("character", True))  # of wer, wer_raw, cer
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """The utterances of a test set whose sentence is not learnt: their number, and their rates as a PanelScore's."""
+
+    utterances: int
+    words: int
+    wer: float
+    cer: float
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,8 @@ class PanelScore:
     hallucination_rate: float | None
     rtf: float
     seconds: float
+    wer_whisper: float = float("nan")  # by the normaliser that Whisper's authors use for each language
+    remainder: Remainder | None = None  # where some sentences are learnt too: the score of the others
     terms: TermScore | None = None  # where the run has a vocabulary
 
 
@@ -48,6 +60,8 @@ def score_panel(
     seed: int = 0,
     finder: TermFinder | None = None,
     frequency: Mapping[str, int] | None = None,
+    learnt: Set[str] = frozenset(),
+    spellings: Mapping[str, str] | None = None,
 ) -> PanelScore:
     """Score the transcripts of one test set.
 
@@ -55,6 +69,8 @@ def score_panel(
         predictions: in any order; repeats of an id are dropped (distributed samplers fill their last batch with them).
         seconds: wall time that it took to transcribe them, > 0.
         draws, seed: of the bootstrap; the same predictions and seed give the same interval.
+        learnt: ids of utterances whose sentence is learnt too.
+        spellings: British -> American, for Whisper's English normaliser.
         finder, frequency: of a vocabulary's terms, and how often each stands in the recorded training text.
 
     Raises:
@@ -78,6 +94,8 @@ def score_panel(
         hallucination_rate=int(word.hallucinations) / silences if silences else None,
         rtf=seconds / audio_s if audio_s > 0 else float("nan"),
         seconds=seconds,
+        wer_whisper=_rate_as_whisper(unique, spellings),
+        remainder=_score_remainder(unique, learnt),
         terms=score_terms(unique, finder, frequency or {}, draws, seed) if finder else None,
     )
 
@@ -92,13 +110,37 @@ def _measure(predictions: Sequence[Prediction], unit: Unit, normalised: bool) ->
     return metric
 
 
+def _rate_as_whisper(predictions: Sequence[Prediction], spellings: Mapping[str, str] | None) -> float:
+    errors = Errors()
+    for each in predictions:
+        said, heard = (
+            normalise_as_whisper(text, each.language, spellings) for text in (each.reference, each.hypothesis)
+        )
+        errors += count_word_errors(said, heard) if said else Errors()
+    return errors.rate if errors.words else float("nan")
+
+
+def _score_remainder(predictions: Sequence[Prediction], learnt: Set[str]) -> Remainder | None:
+    rest = [each for each in predictions if each.id not in learnt]
+    if len(rest) == len(predictions):
+        return None
+    word, character = (_measure(rest, unit, normalised=True) for unit in ("word", "character"))
+    return Remainder(len(rest), word.errors.words, _rate(word), _rate(character))
+
+
+def count_errors(prediction: Prediction) -> Errors:
+    """Word errors of normalised text; of characters in a language that is spelt without spaces."""
+    texts = (normalise(text, prediction.language) for text in (prediction.reference, prediction.hypothesis))
+    return count_word_errors(*texts)
+
+
 def _rate(metric: CorpusErrorRate) -> float:
     # From the integers: compute() rounds to float32, which can put the rate outside an interval of no width.
     return metric.errors.rate if metric.errors.words else float("nan")
 
 
 def _compute_interval(predictions: Sequence[Prediction], draws: int, seed: int) -> tuple[tuple[float, float], str]:
-    counts = [count_word_errors(normalise(each.reference), normalise(each.hypothesis)) for each in predictions]
+    counts = [count_errors(each) for each in predictions]
     spoken = [(each, count) for each, count in zip(predictions, counts, strict=True) if count.words]
     units, name = choose_units([each.speaker for each, _ in spoken], [each.recording for each, _ in spoken])
     if not spoken:

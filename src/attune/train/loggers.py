@@ -1,9 +1,11 @@
 """Where metrics go: metrics.csv always, Weights & Biases by default. Neither ever asks a question or ends a run."""
 
 import csv
+import io
 import logging
 import netrc
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +16,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from attune.audio.waveform import SAMPLE_RATE_HZ
+from attune.train.files import write_atomically
 
 log = logging.getLogger(__name__)
 WANDB_HOST = "api.wandb.ai"
+INIT_S, FINISH_S = 15.0, 30.0
 Shown = tuple[str, str, str, str, Float[Tensor, "sample"]]  # id, reference, before, after, audio
 
 
@@ -56,16 +60,35 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         columns = list(dict.fromkeys(key for row in self.rows for key in row if key != "epoch"))
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, text.getvalue())
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
+
+
+class GuardedWandb(WandbLogger):
+    """W&B's logger; the first fault of its process while the run is under way is told, and the run goes on without it.
+
+    What the network does is no matter of this one: metrics go to that process, which tries again by itself.
+    """
+
+    is_lost = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if self.is_lost:
+            return
+        try:
+            super().log_metrics(metrics, step)
+        except Exception as error:
+            self.is_lost = True
+            log.warning("attune: W&B takes no more metrics (%s); metrics.csv has them all.", error)
 
 
 def make_loggers(
@@ -107,14 +130,41 @@ def _make_wandb(folder: Path, name: str, config: Mapping[str, Any], project: str
     import wandb
 
     chosen = _choose_mode(mode)
-    # finish_previous: in a sweep, a run that failed has not closed its own, and the next one would go on writing in it.
-    settings = wandb.Settings(console="off", silent=True, init_timeout=20, reinit="finish_previous")
     # The runs of a sweep, whose plan lies in the folder around them, are one group; options of groups are tags.
     group = folder.parent.name if (folder.parent / "sweep.json").is_file() else None
     tags = [f"{key}={option}" for key, option in (config.get("choices") or {}).items()]
-    about = {"group": group, "tags": tags, "config": dict(config)}
-    run = wandb.init(project=project, name=name, dir=folder, mode=chosen, settings=settings, **about)  # type: ignore[arg-type]
-    return WandbLogger(experiment=run)
+    about = {"group": group, "tags": tags, "config": dict(config), "resume": "allow"}
+    about |= {"project": project, "name": name, "dir": folder, "id": _read_id(folder), "settings": _make_settings()}
+    try:
+        run = wandb.init(mode=chosen, **about)  # type: ignore[arg-type]
+    except Exception as error:
+        if chosen != "online":
+            raise
+        log.warning("attune: W&B was not reached (%s); the run is kept in %s/wandb: wandb sync.", error, folder)
+        wandb.teardown()  # its process would go on trying
+        run = wandb.init(mode="offline", **about)  # type: ignore[arg-type]
+    return GuardedWandb(experiment=run)
+
+
+def _make_settings() -> Any:
+    """What waits for W&B waits so long and no longer: it may hang, and a machine with a GPU is dear.
+
+    finish_previous: in a sweep, a run that failed has not closed its own, and the next one would go on writing in it.
+    """
+    import wandb
+
+    finish = (
+        {"finish_timeout": FINISH_S} if "finish_timeout" in wandb.Settings.model_fields else {}
+    )  # not in the oldest
+    return wandb.Settings(console="off", silent=True, init_timeout=INIT_S, reinit="finish_previous", **finish)  # type: ignore[arg-type]
+
+
+def _read_id(folder: Path) -> str:
+    """The run's name inside W&B: of its own making and kept, so that a run that goes on is the same one there."""
+    path = folder / "wandb" / "id"
+    if not path.is_file():
+        write_atomically(path, uuid.uuid4().hex[:12])
+    return path.read_text("utf-8")
 
 
 def log_sweep(
@@ -130,7 +180,7 @@ def log_sweep(
         for row in rows:
             table.add_data(*row.values())
         chosen = _choose_mode(mode)
-        settings = wandb.Settings(console="off", silent=True, init_timeout=20, reinit="finish_previous")
+        settings = _make_settings()
         with wandb.init(
             project=project,
             name=f"{folder.name}: table",

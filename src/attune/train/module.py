@@ -89,6 +89,7 @@ class WhisperModule(L.LightningModule):
         self.utterances_seen = 0
         self.audio_seen_s = 0.0
         self.flops_done = 0.0
+        self.skipped_steps = 0  # whose gradient was not finite
         self.recovery = Recovery()
         self.counted = {name: getattr(self, name) for name in COUNTED}  # when the accumulation window began
 
@@ -196,7 +197,7 @@ class WhisperModule(L.LightningModule):
         self._log_loss("val/loss", self.objective.loss_from_states(self.whisper, states, batch), len(batch))
         hypotheses = self._transcribe(states, batch)
         for metric in (self.word_errors, self.raw_word_errors):
-            metric.update(batch.references, hypotheses)
+            metric.update(batch.references, hypotheses, batch.languages)
         self.log("val/wer", self.word_errors, prog_bar=True, batch_size=len(batch))
         self.log("val/raw_wer", self.raw_word_errors, batch_size=len(batch))
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from attune.audio.context import Context
 from attune.data.module import SpeechDataModule
+from attune.data.texts import Shared
 from attune.data.vocabulary import Prompts
 from attune.errors import InputError
 from attune.model.finetune.ctc import find_writer
@@ -66,7 +67,11 @@ def score(
         recordings = find_recordings(data.splits[panel])
         predictions = [replace(each, recording=recordings.get(each.id)) for each in module.predictions]
         scores.predictions[name] = predictions
-        scores.panels[name] = score_panel(predictions, seconds, finder=finder, frequency=frequency)
+        learnt = data.audit.shared.get(panel, Shared()).ids
+        spellings = data.tokens.tokenizer.english_spelling_normalizer
+        scores.panels[name] = score_panel(
+            predictions, seconds, finder=finder, frequency=frequency, learnt=learnt, spellings=spellings
+        )
     return scores
 
 

@@ -1,6 +1,7 @@
 """Lightning's Trainer, with the choices that are not the user's to make."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import lightning as L
 import torch
@@ -9,6 +10,8 @@ from lightning.pytorch.loggers import Logger
 
 from attune.train.callbacks.checkpoints import MONITORED
 from attune.train.callbacks.compiled import Compiled
+from attune.train.callbacks.not_finite import NotFinite
+from attune.train.files import WholeCheckpoints
 
 
 def make_trainer(
@@ -26,6 +29,7 @@ def make_trainer(
     devices: int | str = "auto",
     strategy: str = "auto",
     compile: bool = False,
+    max_skipped: int = 10,
     monitored: str = MONITORED,
 ) -> L.Trainer:
     """A Trainer over an endless stream of batches: its length is in optimiser steps, not in epochs.
@@ -37,11 +41,13 @@ def make_trainer(
         patience: validations without a better WER after which training stops.
         log_every: optimiser steps between logged values.
         compile: torch.compile for the blocks of either side, while they learn.
+        max_skipped: steps that may be left out because their gradient is not finite; one more ends the run.
         monitored: the logged value that `patience` waits for a lower one of: the WER, unless the objective has its own.
     """
+    compiled = [Compiled()] if compile else []
     return L.Trainer(
         default_root_dir=folder,
-        callbacks=[*callbacks, EarlyStopping(monitored, patience=patience), *([Compiled()] if compile else [])],
+        callbacks=[*callbacks, Patience(monitored, patience=patience), NotFinite(Path(folder), max_skipped), *compiled],
         logger=list(loggers),
         max_steps=max_steps,
         precision=choose_precision(precision, accelerator),  # type: ignore[arg-type]
@@ -57,8 +63,17 @@ def make_trainer(
         enable_model_summary=False,
         enable_progress_bar=False,  # train/callbacks/progress.py draws ours
         use_distributed_sampler=False,
+        plugins=[WholeCheckpoints()],
         benchmark=False,
     )
+
+
+class Patience(EarlyStopping):
+    """Lightning's early stopping; a run that it had stopped, and that died while it was scored, trains no further."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 def choose_precision(wanted: str, accelerator: str) -> str:

@@ -106,6 +106,49 @@ def add_transcribe(commands: Any) -> None:
     parser.set_defaults(run=run_transcribe)
 
 
+def add_evaluate(commands: Any) -> None:
+    """attune evaluate RUN_OR_MODEL WORD..."""
+    summary = "score a model on a corpus, with the report of a run"
+    parser = commands.add_parser(
+        "evaluate",
+        help=summary,
+        description=f"{summary.capitalize()}: run.json, predictions/ and report.html, in a run folder of its own; "
+        "attune report sets several beside each other. It is python train.py with finetune=none. Run it in the folder "
+        "of train.py.",
+    )
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run folder, a model folder, a hub name, or 'nano'")
+    parser.add_argument("words", metavar="WORD", nargs="*", help="as for train.py: data=noise context=full folder=OUT")
+    parser.set_defaults(run=run_evaluate)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """Hand the words on to train.py: it is the one place that scores."""
+    import subprocess
+
+    from attune.use.config import find_configs
+
+    words = list_evaluation_words(arguments.model, arguments.words)
+    return subprocess.run([sys.executable, str(find_configs().parent / "train.py"), *words], check=False).returncode
+
+
+def list_evaluation_words(model: str, words: Sequence[str]) -> list[str]:
+    """The words of train.py that train nothing.
+
+    Raises:
+        InputError: one of them says that something is to be trained, or which model.
+    """
+    taken = [word for word in words if word.lstrip("+~").split("=")[0].split(".")[0] in ("model", "finetune", "resume")]
+    if taken or any(not word.startswith("-") and "=" not in word for word in words):
+        wrong = taken or [word for word in words if "=" not in word]
+        raise InputError(
+            f"attune evaluate: {wrong[0]} is none of its words. It takes one model, which it does not train, and words "
+            "of train.py such as data=noise, context=full or folder=OUT. To train: python train.py"
+        )
+    quoted = model.replace("\\", "\\\\").replace("'", "\\'")  # a run of a sweep has an = in its name
+    allowed = "data.allow_leakage=true"  # nothing is learnt, and one file may stand for all splits
+    return [f"model.name_or_path='{quoted}'", "finetune=none", allowed, *words]
+
+
 def add_export(commands: Any) -> None:
     """attune export RUN OUT"""
     summary = "write a run's checkpoint as a plain transformers model"
@@ -193,6 +236,31 @@ def run_plan(arguments: argparse.Namespace) -> int:
     logging.disable_progress_bar()
     plan_run(make_console(), compose_run(arguments.words))
     return 0
+
+
+def add_audit(commands: Any) -> None:
+    """attune audit WORD..."""
+    summary = "what is in a corpus, what is wrong with it, and what is learnt and also scored"
+    parser = commands.add_parser(
+        "audit",
+        help=summary,
+        description=f"Say {summary}: audit.html, audit.csv (every finding) and rejected.csv. Loads no weights. Run it "
+        "in the folder of train.py.",
+        epilog="Exit code: 0, 1 where a run on this corpus would be refused, 2 for bad input.",
+    )
+    parser.add_argument("words", metavar="WORD", nargs="*", help="as for train.py: data=folder data.root=talks")
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", default=Path("audit"), help="(default: audit)")
+    parser.set_defaults(run=run_audit)
+
+
+def run_audit(arguments: argparse.Namespace) -> int:
+    """Audit a corpus."""
+    from attune.use.audit import run_audit
+    from attune.use.config import compose_run
+    from attune.use.screen import make_console, settle_screen
+
+    settle_screen()
+    return 0 if run_audit(make_console(), compose_run(arguments.words), arguments.output_dir) else 1
 
 
 def add_pairs(commands: Any) -> None:
@@ -419,9 +487,11 @@ def show_progress(file: str) -> Iterator[Callable[[float, float], None]]:
 
 COMMANDS: Sequence[Callable[[Any], None]] = (
     add_transcribe,
+    add_evaluate,
     add_export,
     add_report,
     add_plan,
+    add_audit,
     add_pairs,
     add_prefer,
     add_sweep,

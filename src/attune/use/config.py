@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from attune.errors import InputError
+from attune.train.files import write_atomically
 
 
 def build(node: DictConfig | None, **more: Any) -> Any:
@@ -102,7 +103,7 @@ class Run:
     def start(self) -> None:
         """Make the folder and leave config.yaml in it."""
         self.folder.mkdir(parents=True, exist_ok=self.resumed)
-        OmegaConf.save(self.config, self.folder / "config.yaml", resolve=True)
+        write_atomically(self.folder / "config.yaml", OmegaConf.to_yaml(self.config, resolve=True))
 
 
 def open_run(config: DictConfig) -> Run:
@@ -112,15 +113,11 @@ def open_run(config: DictConfig) -> Run:
     sweep the run's name and its folder below the sweep's say what differs between the runs.
 
     Raises:
-        InputError: the folder of a new run exists, or the one to resume holds no checkpoint.
+        InputError: the folder of a new run exists, or the one to resume is none.
     """
-    if config.resume:
-        folder = Path(config.resume)
-        if not (folder / "checkpoints" / "last.ckpt").is_file():
-            raise InputError(
-                f"resume={folder}: there is no checkpoints/last.ckpt in it, so there is nothing to continue."
-            )
-        return Run(OmegaConf.load(folder / "config.yaml"), folder, resumed=True)  # type: ignore[arg-type]
+    if config.resume or is_requeued(config.folder):
+        folder = Path(config.resume or config.folder)
+        return Run(read_config(folder), folder, resumed=True)
     if config.folder and Path(config.folder).exists():
         raise InputError(
             f"folder={config.folder} exists, and a run is never written over another. Name a new one, or continue it "
@@ -134,6 +131,11 @@ def open_run(config: DictConfig) -> Run:
     if is_sweep():
         return _open_in_sweep(config)
     return Run(config, Path(config.folder) if config.folder else _new_folder(str(config.name)), resumed=False)
+
+
+def is_requeued(folder: str | None) -> bool:
+    """Whether SLURM began this job before, with the same words: then the run in its folder goes on."""
+    return bool(folder) and Path(str(folder), "config.yaml").is_file() and "SLURM_RESTART_COUNT" in os.environ
 
 
 def _open_in_sweep(config: DictConfig) -> Run:

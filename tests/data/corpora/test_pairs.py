@@ -77,7 +77,7 @@ def test_a_bad_pair_is_named(row: dict[str, Any], message: str, folder: Path) ->
 
 
 def make_data(corpus: ManifestCorpus, tokens: Tokens, **settings: Any) -> SpeechDataModule:
-    data = SpeechDataModule(corpus, tokens, AudioContext(), batch_window_s=60, workers=0, **settings)
+    data = SpeechDataModule(corpus, tokens, AudioContext(), 60, workers=0, allow_leakage=True, **settings)
     data.prepare()
     return data
 

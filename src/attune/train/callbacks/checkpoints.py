@@ -1,5 +1,6 @@
 """Keep the last state of a run, and the best ones."""
 
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,13 +11,17 @@ from torch import Tensor
 
 from attune.errors import InputError
 from attune.train.callbacks.moving_average import MovingAverage
+from attune.train.callbacks.random_state import RandomState
+from attune.train.files import LAST, find_last, is_whole
 from attune.train.module import WhisperModule
 
+log = logging.getLogger(__name__)
 MONITORED = "val/wer"
 
 
 class Checkpoints:
-    """checkpoints/last.ckpt, from which a run continues, and the best by validation WER: best.ckpt, or top-STEP.ckpt.
+    """checkpoints/last.ckpt, from which a run continues (before_last.ckpt, where that is damaged), and the best by
+    validation WER: best.ckpt, or top-STEP.ckpt.
 
     Args:
         folder: of the run.
@@ -50,16 +55,31 @@ class Checkpoints:
 
     @property
     def callbacks(self) -> list[Callback]:
-        return [*self.average, self.best, self.last]
+        return [*self.average, RandomState(), self.best, self.last]
 
     @property
     def resume_from(self) -> Path:
-        return self.folder / "last.ckpt"
+        return self.folder / LAST
+
+    def find_last(self) -> Path | None:
+        """The newest state that is whole; None where none was written yet, so that the run begins anew."""
+        path = find_last(self.folder)
+        if path is None:
+            log.warning("attune: no checkpoint was written yet; the run begins anew.")
+        elif path.name != LAST:
+            log.warning("attune: the run goes on from the state before, %s.", path)
+        return path
 
     def load_kept(self, module: WhisperModule) -> None:
         """Put the weights back that the run ends with; where no validation was reached, the last ones stay."""
         paths = [self.folder / "best.ckpt"] if self.keep == "best" else map(Path, sorted(self.best.best_k_models))
         paths = [path for path in paths if path.is_file()]
+        damaged = [str(path) for path in paths if not is_whole(path)]
+        if self.keep != "last" and damaged:
+            raise InputError(
+                f"{', '.join(damaged)} is damaged, and keep={self.keep} asks for it. Go on with the last weights: set "
+                f"keep: last in {self.folder.parent / 'config.yaml'}, then python train.py resume={self.folder.parent}"
+            )
         if self.keep != "last" and paths:
             module.load_state_dict(average_checkpoints(paths))
 

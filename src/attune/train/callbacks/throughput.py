@@ -50,6 +50,7 @@ class Throughput(Callback):
         seconds = max(self.seconds, 1e-9)
         return {
             "steps": steps,
+            "skipped_steps": module.skipped_steps,
             "seconds": self.seconds,
             "utterances_per_second": module.utterances_seen / seconds if module.utterances_seen else None,
             "audio_seconds_per_second": module.audio_seen_s / seconds if module.utterances_seen else None,

@@ -50,7 +50,8 @@ Reward = Callable[[Candidate], float]
 
 def score_wer(candidate: Candidate) -> float:
     """-WER of normalised text: 0 is right, below -1 more words are wrong than were said."""
-    return -count_word_errors(normalise(candidate.reference), normalise(candidate.hypothesis)).rate
+    said, heard = (normalise(text, candidate.language) for text in (candidate.reference, candidate.hypothesis))
+    return -count_word_errors(said, heard).rate
 
 
 def score_cer(candidate: Candidate) -> float:
