@@ -62,7 +62,7 @@ def test_a_write_that_fails_leaves_the_old_record(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fill_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="disk is full"):
         write_record(replace(record, status="failed"), tmp_path)
     assert read_record(tmp_path).status == "finished"
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
