@@ -76,8 +76,8 @@ def compute_fingerprint(waveform: Float32[Tensor, "sample"]) -> Fingerprint:
     if count < WINDOW + HOP:
         return Fingerprint(np.zeros(0, np.uint16), np.zeros(0, bool), digest)
     windows = np.lib.stride_tricks.sliding_window_view(slow, WINDOW)[::HOP]
-    spectrum = rfft(windows * _HANN)
-    energy = (spectrum.real**2 + spectrum.imag**2) @ _BANDS
+    spectrum = np.abs(np.asarray(rfft(windows * _HANN)))
+    energy = spectrum**2 @ _BANDS
     slope = energy[:, 1:] - energy[:, :-1]
     total = energy[1:].sum(axis=1)
     bits = ((slope[1:] > slope[:-1]) @ _PLACES).astype(np.uint16)

@@ -124,12 +124,12 @@ def read_rules(settings: Mapping[str, Any] | None) -> dict[str, str]:
 
 def write_rejections(rejections: Sequence[Rejection], path: Path) -> None:
     """rejected.csv: split, id, place, reason. Written even when empty: an empty file is an answer."""
-    _write([field.name for field in fields(Rejection)], map(astuple, rejections), path)
+    _write([field.name for field in fields(Rejection)], [astuple(each) for each in rejections], path)
 
 
 def write_findings(findings: Sequence[Finding], path: Path) -> None:
     """audit.csv: rule, severity, split, id, place, reason."""
-    _write([field.name for field in fields(Finding)], map(astuple, findings), path)
+    _write([field.name for field in fields(Finding)], [astuple(each) for each in findings], path)
 
 
 def _write(names: Sequence[str], rows: Iterable[Sequence[str]], path: Path) -> None:

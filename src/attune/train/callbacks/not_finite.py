@@ -76,7 +76,9 @@ class NotFinite(Callback):
         if self.skipped > self.limit:
             self._end(trainer)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self.skipped:
             pl_module.log("train/skipped", float(self.skipped))
 
