@@ -19,7 +19,7 @@ data.corpora.environments data.corpora.rendering data.corpora.synthetic data.cor
 data.corpora.spoken_terms
 data.findings data.texts data.leakage data.hearing data.audit
 data.batch data.packing data.sampling data.states data.subwords data.few_shot data.in_context
-data.vocabulary data.enduring data.module
+data.vocabulary data.utterances data.enduring data.module
 model.additions model.whisper model.scratch model.save
 model.finetune.quantize model.finetune.base model.finetune.targets
 model.finetune.none model.finetune.depth model.finetune.full model.finetune.layers model.finetune.lora
@@ -37,12 +37,14 @@ train.callbacks.moving_average train.callbacks.random_state train.callbacks.chec
 train.callbacks.interruption train.callbacks.not_finite train.callbacks.progress train.callbacks.throughput
 train.callbacks.encoder_cache train.callbacks.compiled
 train.loggers train.trainer train.aid train.scoring train.tuning train.interpolation
-report.record report.terms report.audit_page
+report.predictions report.record report.terms report.audit_page report.sentences
 report.divergence report.errors report.figures report.augmentations report.run_page report.finish
 report.compare report.differences report.runs report.tables report.ablation_figures report.trade_offs report.forest
 report.ablation_page report.ablation
 use.transcript use.listen use.transcribe use.config use.audit use.plan use.screen use.sweep use.export use.pairs
-use.journal use.candidates use.preferences use.dpo_runs use.prefer use.prefer_server use.cli
+use.journal use.candidates use.preferences use.dpo_runs use.prefer use.prefer_server
+use.commands.transcribe use.commands.evaluate use.commands.export use.commands.report use.commands.plan
+use.commands.audit use.commands.pairs use.commands.prefer use.commands.sweep use.cli
 """.split()  # noqa: SIM905  # a line a room reads better than a name a line
 KNOW_HYDRA = {"use.config", "use.cli", "use.sweep"}  # sweep: Hydra alone knows when the last run of several has ended
 

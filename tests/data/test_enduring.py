@@ -101,7 +101,7 @@ def test_a_worker_that_dies_costs_no_batch(make: MakeData, caplog: pytest.LogCap
 @pytest.mark.slow
 def test_workers_that_always_die_end_the_run(make: MakeData, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make(workers=1)
-    monkeypatch.setattr("attune.data.module.load_row", lambda row: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr("attune.data.utterances.load_row", lambda row: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(RuntimeError, match="DataLoader worker") as caught:
         hear(data, 2)
     assert RESTARTS == 3 and "data.workers" in caught.value.__notes__[0]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from attune.audio.speech import Voice, speak
 from attune.report.figures import plot_error_types, plot_learning_curves, plot_log_mel, save_figures
-from attune.report.record import RunRecord, write_predictions, write_record
+from attune.report.predictions import write_predictions
+from attune.report.record import RunRecord, write_record
 from attune.score.metrics import Prediction
 from attune.score.panel import PanelScore, score_panel
 

@@ -12,7 +12,8 @@ from attune.errors import InputError
 from attune.report.ablation import report_ablation
 from attune.report.compare import make_rows
 from attune.report.differences import add_differences, check_comparable, read_panels
-from attune.report.record import RunRecord, write_predictions, write_record
+from attune.report.predictions import write_predictions
+from attune.report.record import RunRecord, write_record
 from attune.report.runs import (
     Runs,
     count_finished,

@@ -7,7 +7,7 @@ import pytest
 
 from attune.report.divergence import explain_divergence, find_divergence
 from attune.report.errors import MOST_GROUPS, Confusion, analyse_errors, count_at_end, find_loop, group_utterances
-from attune.report.record import PredictionRow
+from attune.report.predictions import PredictionRow
 from attune.score.metrics import count_word_errors
 
 

@@ -13,18 +13,15 @@ import pytest
 from rich.console import Console
 
 from attune.errors import InputError
+from attune.report.predictions import PredictionRow, predictions_path, read_predictions, write_predictions
 from attune.report.record import (
-    PredictionRow,
     RunRecord,
     collect_git,
     collect_versions,
     compute_change,
     is_clear,
-    predictions_path,
-    read_predictions,
     read_record,
     result_table,
-    write_predictions,
     write_record,
 )
 from attune.score.metrics import Prediction

@@ -14,25 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attune.errors import InputError
-from attune.report.record import (
-    PredictionRow,
-    RunRecord,
-    predictions_path,
-    read_predictions,
-    write_predictions,
-    write_record,
-)
-from attune.report.run_page import (
-    Difference,
-    choose_utterances,
-    compute_differences,
-    describe_interpolation,
-    describe_other_rates,
-    describe_remainder,
-    encode_audio,
-    summarise,
-    write_run_page,
-)
+from attune.report.predictions import PredictionRow, predictions_path, read_predictions, write_predictions
+from attune.report.record import RunRecord, write_record
+from attune.report.run_page import Difference, choose_utterances, compute_differences, encode_audio, write_run_page
+from attune.report.sentences import describe_interpolation, describe_other_rates, describe_remainder, summarise
 from attune.score.metrics import Prediction
 
 

@@ -13,7 +13,8 @@ from attune.audio.speech import Voice, speak
 from attune.audio.waveform import encode_wav
 from attune.errors import InputError
 from attune.train import scoring
-from attune.use.cli import list_evaluation_words, make_parser
+from attune.use.cli import make_parser
+from attune.use.commands.evaluate import list_evaluation_words
 from train import train
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ import numpy as np
 
 from attune.errors import InputError
 from attune.report.compare import Row
-from attune.report.record import PredictionRow, RunRecord, predictions_path, read_predictions
+from attune.report.predictions import PredictionRow, predictions_path, read_predictions
+from attune.report.record import RunRecord
 from attune.score.significance import Effect, detectable_difference, holm, matched_pairs, weigh
 from attune.score.statistics import choose_units, standard_error
 from attune.text.normalise import normalise

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
-from attune.report.record import PredictionRow
+from attune.report.predictions import PredictionRow
 from attune.score.metrics import Operation, align, align_characters
 from attune.score.statistics import choose_units, standard_error
 from attune.text.normalise import normalise

@@ -22,24 +22,10 @@ from attune.report.figures import (
     plot_log_mel,
     save_figures,
 )
-from attune.report.record import (
-    RunRecord,
-    collect_git,
-    collect_versions,
-    predictions_path,
-    read_predictions,
-    result_table,
-    write_predictions,
-    write_record,
-)
-from attune.report.run_page import (
-    choose_shown,
-    describe_interpolation,
-    describe_other_rates,
-    describe_remainder,
-    summarise,
-    write_run_page,
-)
+from attune.report.predictions import predictions_path, read_predictions, write_predictions
+from attune.report.record import RunRecord, collect_git, collect_versions, result_table, write_record
+from attune.report.run_page import choose_shown, write_run_page
+from attune.report.sentences import describe_interpolation, describe_other_rates, describe_remainder, summarise
 from attune.report.terms import describe_list, describe_terms
 from attune.score.metrics import Prediction
 from attune.score.panel import count_errors

@@ -13,7 +13,7 @@ from attune.report.compare import Row
 from attune.report.differences import TARGET, Panels
 from attune.report.errors import group_utterances
 from attune.report.figures import _INK, _MUTED, _PANEL_COLOURS, _STYLE, BLUE, RED, Curve, read_curves
-from attune.report.record import PredictionRow
+from attune.report.predictions import PredictionRow
 
 COLOURS = (BLUE, RED, *_PANEL_COLOURS)
 STYLES = ("-", "--", ":", "-.")

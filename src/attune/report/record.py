@@ -1,19 +1,16 @@
-"""The run's record: run.json, predictions/*.csv, and the table at the end of a run.
+"""The run's record: run.json, and the table at the end of a run.
 
 A panel is a set of utterances that is scored before and after: `test` (the target), `test@full` (the same utterances in
 Whisper's whole 30 s window) or `retention/NAME` (something that should not be forgotten).
 """
 
-import csv
 import hashlib
-import io
 import json
 import math
 import platform
-import re
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -23,15 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from attune.errors import InputError
-from attune.score.metrics import Prediction, count_word_errors
-from attune.text.normalise import normalise
 from attune.train.files import write_atomically
 
 SCHEMA_VERSION = 1
 PACKAGES = ("attune", "torch", "torchaudio", "transformers", "lightning", "peft", "datasets", "torchmetrics")
-# What makes Excel or LibreOffice take a cell for a formula (OWASP, "CSV injection"), full-width forms included.
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
-
 # Of a config: who a run is and where it tells of itself, not what it computes.
 NOT_COMPUTED = ("name", "folder", "resume", "choices", "logger")
 
@@ -76,23 +68,6 @@ class RunRecord:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class PredictionRow:
-    """One utterance before and after fine-tuning. Texts are raw; words and errors are counted on normalised text."""
-
-    id: str
-    speaker: str | None
-    language: str | None
-    duration_s: float
-    reference: str
-    before: str
-    after: str
-    words: int
-    errors_before: int
-    errors_after: int
-    recording: str | None = None
-
-
 def write_record(record: RunRecord, folder: Path) -> Path:
     """Write run.json, atomically: whoever reads it meets the old record or the new one, never half of one."""
     text = json.dumps(_to_json(asdict(record)), indent=2, ensure_ascii=False, allow_nan=False)
@@ -123,51 +98,6 @@ def hash_config(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", errors="backslashreplace")).hexdigest()[:16]
 
 
-def write_predictions(folder: Path, panel: str, before: list[Prediction], after: list[Prediction]) -> Path:
-    """Write predictions/PANEL.csv: one row an utterance, before beside after, in the order of `after`.
-
-    UTF-8 with a byte order mark, without which Excel garbles every script but Latin. A text that a spreadsheet would
-    run as a formula ("=1+1", "-5", "@home") gets a leading apostrophe; `read_predictions` takes it off again. A
-    repeated id counts once, as in `score_panel`.
-
-    Raises:
-        ValueError: `before` and `after` are not the same utterances.
-    """
-    # Reversed, so that the first of each id is the one that stays.
-    earlier, later = ({each.id: each for each in reversed(moment)} for moment in (before, after))
-    if earlier.keys() != later.keys():
-        odd = sorted(earlier.keys() ^ later.keys())
-        raise ValueError(f"panel {panel}: before and after must be the same utterances; only one of them has {odd[:5]}")
-    buffer = io.StringIO(newline="")
-    table = csv.writer(buffer)
-    table.writerow(column.name for column in fields(PredictionRow))
-    for identifier in dict.fromkeys(prediction.id for prediction in after):
-        row = _to_row(earlier[identifier], later[identifier])
-        table.writerow(_defuse(cell) if isinstance(cell, str) else cell for cell in astuple(row))
-    return write_atomically(predictions_path(folder, panel), "\ufeff" + buffer.getvalue())
-
-
-def read_predictions(path: Path) -> list[PredictionRow]:
-    """Read a predictions/*.csv; every text comes back exactly as the model or the corpus gave it.
-
-    Raises:
-        InputError: the file is missing, or is not a table with these columns.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return [_read_row(cells) for cells in csv.DictReader(file, strict=True)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        columns = ", ".join(column.name for column in fields(PredictionRow))
-        raise InputError(
-            f"{path} cannot be read as predictions: {error!r}. Accepted: UTF-8 CSV with the columns {columns}."
-        ) from None
-
-
-def predictions_path(folder: Path, panel: str) -> Path:
-    """Where a panel's predictions lie in a run folder: `retention/us` -> predictions/retention-us.csv."""
-    return folder / "predictions" / (re.sub(r"[^\w@.-]", "-", panel) + ".csv")
-
-
 def collect_versions() -> dict[str, str]:
     """The versions that decide what a run computes; "not installed" where a package is absent."""
     return {"python": platform.python_version()} | {package: _find_version(package) for package in PACKAGES}
@@ -196,6 +126,11 @@ def result_table(record: RunRecord) -> Table:
     for name in dict.fromkeys([*record.baseline, *record.result]):
         table.add_row(Text(name), *_to_cells(record.baseline.get(name, {}), record.result.get(name, {})))
     return table
+
+
+def list_panels(record: RunRecord) -> list[str]:
+    """What was scored, before or after."""
+    return list(dict.fromkeys([*record.baseline, *record.result]))
 
 
 def compute_change(before: Panel, after: Panel) -> float | None:
@@ -253,50 +188,6 @@ def _check_schema(path: Path, content: Any) -> None:
             f"{path} is not a record: missing {sorted(required - content.keys())}, "
             f"unknown {sorted(content.keys() - known)}. Accepted: {', '.join(sorted(known))}."
         )
-
-
-def _to_row(before: Prediction, after: Prediction) -> PredictionRow:
-    reference = normalise(after.reference, after.language)
-    earlier = count_word_errors(reference, normalise(before.hypothesis, after.language))
-    later = count_word_errors(reference, normalise(after.hypothesis, after.language))
-    return PredictionRow(
-        id=after.id,
-        speaker=after.speaker,
-        language=after.language,
-        duration_s=round(after.duration_s, 3),
-        reference=after.reference,
-        before=before.hypothesis,
-        after=after.hypothesis,
-        words=later.words,
-        errors_before=earlier.total,
-        errors_after=later.total,
-        recording=after.recording,
-    )
-
-
-def _read_row(cells: dict[str, str]) -> PredictionRow:
-    return PredictionRow(
-        id=_restore(cells["id"]),
-        speaker=_restore(cells["speaker"]) or None,
-        language=_restore(cells["language"]) or None,
-        duration_s=float(cells["duration_s"]),
-        reference=_restore(cells["reference"]),
-        before=_restore(cells["before"]),
-        after=_restore(cells["after"]),
-        words=int(cells["words"]),
-        errors_before=int(cells["errors_before"]),
-        errors_after=int(cells["errors_after"]),
-        recording=_restore(cells.get("recording") or "") or None,  # tables from before it was written
-    )
-
-
-def _defuse(text: str) -> str:
-    # Apostrophes before a formula sign are counted in, so that "'=1" gets a second one and comes back as it was.
-    return "'" + text if _FORMULA.match(text) else text
-
-
-def _restore(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _find_version(package: str) -> str:

@@ -18,17 +18,23 @@ from attune.audio.waveform import SAMPLE_RATE_HZ, encode_wav
 from attune.report.divergence import explain_divergence, find_divergence
 from attune.report.errors import analyse_errors
 from attune.report.figures import read_curves
+from attune.report.predictions import PredictionRow, predictions_path, read_predictions
 from attune.report.record import (
-    PredictionRow,
     RunRecord,
     compute_change,
     format_interval,
     format_percent,
     is_clear,
-    predictions_path,
-    read_predictions,
+    list_panels,
     read_record,
     write_atomically,
+)
+from attune.report.sentences import (
+    describe_interpolation,
+    describe_other_rates,
+    describe_remainder,
+    format_points,
+    summarise,
 )
 from attune.report.terms import choose_missed, describe_terms, list_term_panels
 from attune.score.metrics import align
@@ -36,7 +42,6 @@ from attune.text.normalise import normalise
 
 UTTERANCES_A_KIND = 8
 AUDIO_CHARACTERS = 9_000_000  # of players on one page: with figures and texts it stays below 15 MB
-NO_CHANGE = 0.0005  # rounds to 0.0 points of WER
 Waveforms = Mapping[tuple[str, str], Float[Tensor, "sample"]]  # (panel, utterance id): 16 kHz
 
 
@@ -80,7 +85,7 @@ def write_run_page(folder: Path, waveforms: Waveforms) -> Path:
     page = template.render(
         record=record,
         summary=summarise(record),
-        scores=[_describe_panel(record, name) for name in _list_panels(record)],
+        scores=[_describe_panel(record, name) for name in list_panels(record)],
         facts=_list_facts(record),
         remarks=[told for told in (describe_remainder(record), describe_other_rates(record)) if told],
         interpolated=describe_interpolation(record),
@@ -122,105 +127,6 @@ def choose_shown(record: RunRecord, panel: str, rows: Sequence[PredictionRow]) -
     return {**choose_utterances(rows), "missed": choose_missed(record, panel, rows)}
 
 
-def summarise(record: RunRecord) -> str:
-    """One sentence: what fine-tuning gained on the target, and what it forgot. What may be chance is called so."""
-    means = _name_means(record)
-    if not means:
-        wer = format_percent(record.result.get("test", {}).get("wer"))
-        return f"Nothing was trained: the untouched model has a word error rate of {wer} % on the target."
-    change = compute_change(record.baseline.get("test", {}), record.result.get("test", {}))
-    if change is None:
-        return "The target was not scored both before and after, so nothing can be said about what this run gained."
-    before, after = record.baseline["test"], record.result["test"]
-    target = f"{means} {_describe_change(change, before['wer'])} on the target"
-    doubtful = abs(change) >= NO_CHANGE and not is_clear(before, after)
-    doubt = ", a change that the 95 % intervals do not tell from chance" if doubtful else ""
-    return f"{target}{doubt}; {_describe_retention(record)}."
-
-
-def describe_remainder(record: RunRecord) -> str:
-    """The WER of the test utterances whose sentence is not learnt, beside the whole; "" where no sentence is shared."""
-    before, after = (scores.get("test", {}).get("remainder") for scores in (record.baseline, record.result))
-    rest = after or before
-    if not rest:
-        return ""
-    whole = (record.result.get("test") or record.baseline["test"])["utterances"]
-    shared = f"{whole - rest['utterances']} of the {whole} test utterances have a sentence that is learnt too"
-    if not rest["utterances"]:
-        return f"{shared}; no other is left to be scored by itself."
-    rates = " → ".join(format_percent(each["wer"]) for each in (before, after) if each)
-    return f"{shared}; the WER of the other {rest['utterances']} is {rates} %."
-
-
-def describe_other_rates(record: RunRecord) -> str:
-    """The target's WER as other publications count it; "" in records without it."""
-    after = record.result.get("test", {})
-    if after.get("wer_whisper") is None:
-        return ""
-    raw, theirs = format_percent(after.get("wer_raw")), format_percent(after["wer_whisper"])
-    return f"The same transcripts of the target: {raw} % as written, {theirs} % by Whisper's own normaliser."
-
-
-def _name_means(record: RunRecord) -> str:
-    """What was done to the model between the two scores; "" for nothing."""
-    shown = record.in_context.get("examples", 0)
-    examples = "one example in context" if shown == 1 else f"{shown} examples in context"
-    has_list = bool(record.vocabulary.get("bias") or record.vocabulary.get("prompt"))
-    helps = " and ".join([examples] * bool(shown) + ["a list of terms"] * has_list)
-    if record.parameters.get("trainable") == 0:
-        return f"Without training, {helps}" if helps else ""
-    return f"Fine-tuning with {helps}" if helps else "Fine-tuning"
-
-
-def describe_interpolation(record: RunRecord) -> str:
-    """What the kept model has of the whole way's gain and of its forgetting; "" where nothing was interpolated."""
-    if not record.interpolation:
-        return ""
-    points = {point["alpha"]: point["wer"] for point in record.interpolation["points"]}
-    start, chosen, end = points[0.0], record.interpolation["chosen"], max(points)
-    if any(rate is None for wer in points.values() for rate in wer.values()):
-        return f"Kept: {chosen:g} of the way to the trained model."
-    gains = [f"{100 * (start['test'] - points[alpha]['test']):.1f}" for alpha in (chosen, end)]
-    panels = [name for name in start if name.startswith("retention/")]
-    rises = [sum(points[alpha][name] - start[name] for name in panels) / len(panels) for alpha in (chosen, end)]
-    return (
-        f"Kept: {chosen:g} of the way to the trained model. It has {gains[0]} of the {gains[1]} points that {end:g} of "
-        f"the way gains on the target, and changes the WER on retention by {_format_points(rises[0])} instead of "
-        f"{_format_points(rises[1])} points."
-    )
-
-
-def _describe_change(change: float, before: float) -> str:
-    if abs(change) < NO_CHANGE:
-        return "changed nothing"
-    verb = "lowered the word error rate by" if change < 0 else "raised the word error rate by"
-    relative = f" ({100 * abs(change) / before:.0f} % relative)" if before > 0 else ""
-    return f"{verb} {100 * abs(change):.1f} points{relative}"
-
-
-def _describe_retention(record: RunRecord) -> str:
-    changes: dict[str, list[str]] = {"forgot": [], "kept": [], "gained": []}
-    for name in _list_panels(record):
-        before, after = record.baseline.get(name, {}), record.result.get(name, {})
-        change = compute_change(before, after)
-        if name.startswith("retention/") and change is not None:
-            verdict = "kept" if not is_clear(before, after) else "forgot" if change > 0 else "gained"
-            changes[verdict].append(f"“{name.removeprefix('retention/')}” ({_format_points(change)} points)")
-    if not any(changes.values()):
-        return "no retention panel was scored, so what it forgot is unknown"
-    phrases = {"forgot": "forgot some of", "kept": "shows no clear change on", "gained": "also gained on"}
-    said = [f"{phrases[verdict]} {', '.join(names)}" for verdict, names in changes.items() if names]
-    return f"it {' and '.join(said)}"
-
-
-def _format_points(change: float) -> str:
-    return f"{100 * change:+.1f}".replace("-", "−")
-
-
-def _list_panels(record: RunRecord) -> list[str]:
-    return list(dict.fromkeys([*record.baseline, *record.result]))
-
-
 def _describe_panel(record: RunRecord, name: str) -> dict[str, Any]:
     before, after = record.baseline.get(name, {}), record.result.get(name, {})
     change, clear = compute_change(before, after), is_clear(before, after)
@@ -228,7 +134,7 @@ def _describe_panel(record: RunRecord, name: str) -> dict[str, Any]:
         "name": name,
         "before": before,
         "after": after,
-        "change": "n/a" if change is None else _format_points(change),
+        "change": "n/a" if change is None else format_points(change),
         "verdict": "" if change is None or not clear else "better" if change < 0 else "worse",
     }
 
@@ -267,7 +173,7 @@ def _read_config(folder: Path, record: RunRecord) -> str:
 
 
 def _find_predictions(folder: Path, record: RunRecord) -> list[tuple[str, Path]]:
-    paths = [(panel, predictions_path(folder, panel)) for panel in _list_panels(record)]
+    paths = [(panel, predictions_path(folder, panel)) for panel in list_panels(record)]
     return [(panel, path) for panel, path in paths if path.is_file()]
 
 

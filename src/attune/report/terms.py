@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from attune.report.record import Panel, PredictionRow, RunRecord, format_percent
+from attune.report.predictions import PredictionRow
+from attune.report.record import Panel, RunRecord, format_percent
 
 DROPPED_SHOWN = 5
 

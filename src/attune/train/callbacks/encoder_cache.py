@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from attune.audio.context import PackedContext
 from attune.data.batch import Batch
-from attune.data.module import SpeechDataModule, Stored
+from attune.data.module import SpeechDataModule
 from attune.data.sampling import Draw
 from attune.data.states import BYTES, ShardWriter, StoredStates, key_of, make_room
+from attune.data.utterances import Stored
 from attune.errors import InputError
 from attune.model.whisper import Whisper, encode
 from attune.train.augmentation import Augmentation
