@@ -30,7 +30,7 @@ from attune.use.sweep import check_sweep, describe_wandb_sweep, find_unfinished,
 
 CONFIGS = ROOT / "configs"
 ABLATIONS = sorted(path.stem for path in (CONFIGS / "ablation").glob("*.yaml"))
-NOT_AMONG_TYPES = {"layers", "ctc"}  # configs/ablation/types.yaml says why
+NOT_AMONG_TYPES = {"layers"}  # configs/ablation/types.yaml says why
 
 
 def make_sweep(params: dict[str, str] | None, *words: str) -> Any:

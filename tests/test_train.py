@@ -187,7 +187,7 @@ def test_a_weapon_that_does_not_fit_ends_the_run_before_weights_load(
     "words",
     [
         ["finetune=new_tokens", "finetune.count=3", "finetune.languages={gsw: de}"],
-        ["finetune=prompt", "finetune.length=3"],
+        ["finetune=prompt", "finetune.tokens=3"],
         ["finetune=new_head", "finetune.merges=9"],
         ["finetune=ctc", "finetune.train=[]", "objective=ctc"],
     ],

@@ -3,8 +3,11 @@
 import copy
 import random
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,6 +22,11 @@ LENGTHS_S = (1.3, 0.7, 3.9)
 # What vocabularies are learnt from: the batch's texts, and 120 words that no tokenizer has as one piece.
 _DRAW = random.Random(0)
 TRANSCRIPTS = [*TEXTS * 10, *("".join(_DRAW.choices("bcdfghjklmnpqrstvwxz", k=7)) for _ in range(120))]
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A YAML of configs/ as it is handed to its class: without what Hydra reads for itself."""
+    return {key: value for key, value in yaml.safe_load(path.read_text()).items() if key != "defaults"}
 
 
 def copy_of(whisper: Whisper) -> Whisper:

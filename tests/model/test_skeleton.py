@@ -26,7 +26,7 @@ from attune.model.whisper import Whisper
 
 TYPES = [
     Full(), Layers(["model.decoder.*"]), Top(), Gradual(stages=2), Lora(rank=4), Lora(rank=4, dora=True), Adalora(),
-    Ia3(), Adapter(8), AddedLayers(), NewTokens(count=5), Prompt(4), NewHead(merges=9), Ctc(),
+    Ia3(), Adapter(8), AddedLayers(), NewTokens(count=5), Prompt(4, states=2), NewHead(merges=9), Ctc(),
 ]  # fmt: skip
 
 

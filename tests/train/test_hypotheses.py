@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from hydra.utils import instantiate
 from test_accumulation import Gradients, Watched, cut, distance
 from torch.utils.data import DataLoader
-from whispers import awaken, change, copy_of, make_batch
+from whispers import awaken, change, copy_of, make_batch, read_settings
 
 from attune.data.batch import Batch
 from attune.errors import InputError
@@ -206,7 +205,7 @@ def test_every_type_learns_from_rewards(name: str, nano_like: Whisper) -> None:
     """A step of AdamW; the reference is what the model was, and only what was declared has moved."""
     whisper, finetune = (
         awaken(nano_like, seed=6, factor=3.0),
-        instantiate(yaml.safe_load((FINETUNE / f"{name}.yaml").read_text()), _convert_="all"),
+        instantiate(read_settings(FINETUNE / f"{name}.yaml"), _convert_="all"),
     )
     objective = prepare(Grpo(samples=2, kl=0.1, anchor=0.1), whisper, finetune)
     batch = make_batch(whisper.tokens, 150, TEXTS, LENGTHS_S)
@@ -302,7 +301,7 @@ def test_another_model_may_be_the_reference(nano_like: Whisper, batch: Batch, tm
 
 
 def test_a_head_that_writes_has_no_hypotheses(whisper: Whisper) -> None:
-    finetune = instantiate(yaml.safe_load((FINETUNE / "ctc.yaml").read_text()) | {"train": []}, _convert_="all")
+    finetune = instantiate(read_settings(FINETUNE / "ctc.yaml") | {"train": []}, _convert_="all")
     with pytest.raises(InputError, match=r"objective=mwer draws hypotheses from the decoder"):
         prepare(Mwer(), whisper, finetune)
 

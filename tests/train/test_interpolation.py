@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from hydra.utils import instantiate
 from torch import Tensor
-from whispers import awaken, copy_of
+from whispers import awaken, copy_of, read_settings
 
 from attune.audio.context import AudioContext
 from attune.data.module import SpeechDataModule
@@ -87,7 +86,7 @@ def test_the_way_by_hand(nano_like: Whisper) -> None:
 @pytest.mark.parametrize("name", TYPES)
 def test_a_type_has_a_way_unless_it_says_that_it_has_none(name: str, nano_like: Whisper) -> None:
     """Merged, it has the untouched model's weights, of the same names and shapes."""
-    finetune = instantiate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()), _convert_="all")
+    finetune = instantiate(read_settings(FOLDER / f"{name}.yaml"), _convert_="all")
     if isinstance(finetune, ChangesTokens) or not finetune.rate_factor:
         return  # refused for that
     whisper = copy_of(nano_like)

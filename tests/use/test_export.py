@@ -28,7 +28,8 @@ TYPES = {
     "layers": ["finetune=layers"],
     "ctc": ["finetune=ctc"],
     "adapter": ["finetune=adapter"],
-    "prompt": ["finetune=prompt", "finetune.length=4"],
+    "prompt": ["finetune=prompt", "finetune.tokens=4", "finetune.states=0"],
+    "prompt_in_blocks": ["finetune=prompt", "finetune.states=4"],
     "new_head": ["finetune=new_head", "finetune.merges=20"],
 }
 

@@ -1,4 +1,5 @@
-"""What attune adds to a Whisper and plain transformers cannot hold: adapters, a CTC or a reward head; how to load them.
+"""What attune adds to a Whisper and plain transformers cannot hold: adapters, learned prompts in blocks, a CTC or a
+reward head; how to load them.
 
 attune copies this file into a model's folder as load_whisper.py, beside the weights in additions.safetensors. It stands
 alone, therefore: torch, transformers and safetensors are all that it needs. In such a folder:
@@ -16,11 +17,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, scaled_dot_product_attention
 from transformers import WhisperForConditionalGeneration
 
 WEIGHTS = "additions.safetensors"
 ADAPTER = "adapter"  # the name of a child of the linear layer behind which it stands
+PROMPT = "soft_prompt"  # the name of a child of a self-attention
 HEAD = "ctc_head"  # the name of a child of the whole network
 REWARD = "reward_head"  # of another
 
@@ -53,6 +55,46 @@ def attach(linear: nn.Linear, bottleneck: int) -> None:
 def _adapt(linear: nn.Module, inputs: Any, output: Tensor) -> Tensor:
     # A function of the file and no closure: a copy of the model then calls its own adapters, not the original's.
     return linear.get_submodule(ADAPTER)(output)
+
+
+class SoftPrompt(nn.Module):
+    """Keys and values that a self-attention learns (Li and Liang 2021, arXiv:2101.00190), under a softmax of their own,
+    as He et al. 2022 (arXiv:2110.04366) write it: head h gains softmax(q_h K_h^T) V_h. V starts at zero, so a new one
+    changes nothing.
+
+    Args:
+        length: how many of each.
+        width: of the attention.
+        heads: of the attention.
+    """
+
+    def __init__(self, length: int, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.keys = nn.Parameter(torch.randn(length, width))
+        self.values = nn.Parameter(torch.zeros(length, width))
+
+    def forward(self, attention: Any, states: Tensor) -> Tensor:
+        """What (batch, position, width) states gain, behind the attention's output projection."""
+        queries = self._split(attention.q_proj(states))
+        keys, values = (self._split(each).expand(len(states), -1, -1, -1) for each in (self.keys, self.values))
+        heard = scaled_dot_product_attention(queries, keys, values).transpose(1, 2)
+        return nn.functional.linear(heard.reshape(states.shape), attention.out_proj.weight)
+
+    def _split(self, states: Tensor) -> Tensor:
+        return states.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+
+
+def attach_prompt(attention: Any, length: int) -> None:
+    """Put a prompt into a self-attention, as its child: what was there keeps its names and its weights."""
+    prompt = SoftPrompt(length, attention.embed_dim, attention.num_heads)
+    attention.add_module(PROMPT, prompt.to(attention.k_proj.weight))
+    attention.register_forward_hook(_prompt, with_kwargs=True)
+
+
+def _prompt(attention: nn.Module, inputs: Any, named: dict[str, Any], output: Any) -> Any:
+    states = named["hidden_states"] if "hidden_states" in named else inputs[0]
+    return output[0] + attention.get_submodule(PROMPT)(attention, states), *output[1:]
 
 
 class CtcHead(nn.Linear):
@@ -100,7 +142,7 @@ def read_ctc(head: CtcHead, states: Tensor, positions: list[int]) -> list[list[i
 
 def is_addition(name: str) -> bool:
     """Whether a weight is one that plain transformers has no place for."""
-    return f".{ADAPTER}." in name or name.startswith((f"{HEAD}.", f"{REWARD}."))
+    return f".{ADAPTER}." in name or f".{PROMPT}." in name or name.startswith((f"{HEAD}.", f"{REWARD}."))
 
 
 def load_additions(network: nn.Module, path: Path | str) -> None:
@@ -115,6 +157,9 @@ def load_additions(network: nn.Module, path: Path | str) -> None:
             linear, is_down, _ = name.partition(f".{ADAPTER}.down.weight")
             if is_down:
                 attach(network.get_submodule(linear), bottleneck=len(weight))  # type: ignore[arg-type]
+            attention, is_prompt, _ = name.partition(f".{PROMPT}.keys")
+            if is_prompt:
+                attach_prompt(network.get_submodule(attention), length=len(weight))
             if name == f"{HEAD}.weight":
                 network.add_module(HEAD, CtcHead(weight.shape[1], len(weight) - 1).to(weight))
             if name == f"{REWARD}.weight":

@@ -14,7 +14,7 @@ from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from attune.model import additions
-from attune.model.additions import HEAD, REWARD, WEIGHTS, is_addition
+from attune.model.additions import HEAD, PROMPT, REWARD, WEIGHTS, is_addition
 from attune.model.whisper import Whisper, complete_generation_config, load_tokens
 from attune.text.tokens import Tokens
 
@@ -83,6 +83,8 @@ def _explain_weights(folder: Path) -> Iterator[str]:
     weights = load_file(folder / WEIGHTS)
     adapters = sum(name.endswith(".down.weight") for name in weights)
     parts = [f"{adapters} adapters"] * bool(adapters)
+    prompts = sum(name.endswith(f".{PROMPT}.keys") for name in weights)
+    parts += [f"learned prompts in {prompts} blocks"] * bool(prompts)
     parts += ["CTC head, which writes its transcripts"] * (f"{HEAD}.weight" in weights)
     parts += ["reward head, which scores transcripts"] * (f"{REWARD}.weight" in weights)
     count = sum(weight.numel() for weight in weights.values())

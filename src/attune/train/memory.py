@@ -172,7 +172,8 @@ def _decoder(network: WhisperForConditionalGeneration, load: Load, half: bool, f
 def _attention(attention: Any, half: bool) -> int:
     """Bytes a position of self-attention with the norm in front of it."""
     inputs = _inputs([attention.q_proj, attention.k_proj, attention.v_proj], half)
-    return attention.embed_dim * (SINGLE + 4 * _bytes(half) + inputs + _own(attention.out_proj, half))
+    prompted = 2 * _bytes(half) * hasattr(attention, "soft_prompt")  # its queries and what it has heard
+    return attention.embed_dim * (SINGLE + 4 * _bytes(half) + inputs + _own(attention.out_proj, half) + prompted)
 
 
 def _feed_forward(block: Any, half: bool) -> int:

@@ -1,4 +1,4 @@
-"""Adapters: where they stand, that a saved one comes back without running a line from its folder, and the loader."""
+"""Adapters and prompts in blocks: where they stand, that a saved one comes back without running a line from its folder, and the loader."""
 
 import ast
 import importlib.util
@@ -16,9 +16,10 @@ from transformers import WhisperForConditionalGeneration
 from whispers import awaken, copy_of, make_batch
 
 from attune.errors import InputError
-from attune.model.additions import WEIGHTS
+from attune.model.additions import WEIGHTS, is_addition
 from attune.model.finetune.adapter import Adapter
 from attune.model.finetune.added_layers import AddedLayers
+from attune.model.finetune.prompt import Prompt
 from attune.model.save import LOADER, NOTE, explain_additions, save_whisper
 from attune.model.whisper import Whisper, load_tokens, load_whisper
 from attune.text.tokens import Tokens
@@ -28,12 +29,23 @@ def adapt(whisper: Whisper) -> Whisper:
     """A copy with adapters that have learnt something, the same every time."""
     adapted = awaken(whisper, seed=3)
     Adapter().apply(adapted.network)
+    return teach(adapted)
+
+
+def prompt(whisper: Whisper, states: int = 5) -> Whisper:
+    """A copy with prompts in its blocks that have learnt something, the same every time."""
+    prompted = awaken(whisper, seed=3)
+    Prompt(states=states).apply(prompted.network)
+    return teach(prompted)
+
+
+def teach(whisper: Whisper) -> Whisper:
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for name, parameter in adapted.network.named_parameters():
-            if ".adapter." in name:
+        for name, parameter in whisper.network.named_parameters():
+            if is_addition(name):
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return adapted.eval()
+    return whisper.eval()
 
 
 @torch.no_grad()
@@ -73,6 +85,42 @@ def test_the_sublayer_gains_what_the_formula_says(nano_like: Whisper) -> None:
     down, up = layer.adapter.down, layer.adapter.up
     middle = torch.nn.functional.gelu(plain @ down.weight.T + down.bias)
     torch.testing.assert_close(layer(states), plain + middle @ up.weight.T + up.bias)
+
+
+def test_a_self_attention_gains_what_the_prompt_says(nano_like: Whisper) -> None:
+    attention = prompt(nano_like).network.model.encoder.layers[0].self_attn
+    states, learnt = torch.randn(2, 7, 32), attention.soft_prompt
+    heads, size = attention.num_heads, 32 // attention.num_heads
+    queries = (attention.q_proj(states) * size**-0.5).view(2, 7, heads, size)
+    shares = torch.einsum("bphs,khs->bhpk", queries, learnt.keys.view(5, heads, size)).softmax(dim=-1)
+    heard = torch.einsum("bhpk,khs->bphs", shares, learnt.values.view(5, heads, size)).reshape(2, 7, 32)
+    with_prompt = attention(states)[0]
+    with torch.no_grad():
+        learnt.values.zero_()
+    torch.testing.assert_close(with_prompt - attention(states)[0], heard @ attention.out_proj.weight.T)
+
+
+def test_a_prompted_model_writes_what_it_wrote_and_its_loader_needs_no_attune(
+    nano_like: Whisper, tmp_path: Path
+) -> None:
+    prompted = prompt(nano_like)
+    save_whisper(prompted, tmp_path)
+    expected = compute_logits(prompted.network, prompted.tokens)
+    loaded = load_whisper(str(tmp_path), load_tokens(str(tmp_path))).eval()
+    assert torch.equal(compute_logits(loaded.network, loaded.tokens), expected)
+    network = import_file(tmp_path / LOADER).load(tmp_path)
+    torch.testing.assert_close(compute_logits(network, prompted.tokens), expected, atol=1e-6, rtol=1e-5)
+    # In steps, with a cache, as in one go: a prompt is no position of the sequence.
+    ids = torch.tensor([prompted.tokens.prefix("en")])
+    features = torch.randn(1, 80, 3000)
+    whole = network(input_features=features, decoder_input_ids=ids).logits[:, -1]
+    first = network(input_features=features, decoder_input_ids=ids[:, :-1], use_cache=True)
+    last = network(
+        encoder_outputs=(first.encoder_last_hidden_state,), decoder_input_ids=ids[:, -1:],
+        past_key_values=first.past_key_values,
+    )  # fmt: skip
+    torch.testing.assert_close(last.logits[:, -1], whole, atol=1e-5, rtol=1e-4)
+    assert "cannot hold this model's learned prompts in 4 blocks (1,280 parameters" in (tmp_path / NOTE).read_text()
 
 
 def test_a_copy_has_adapters_of_its_own(nano_like: Whisper) -> None:
@@ -129,6 +177,7 @@ def test_half_precision_on_disk(nano_like: Whisper, tmp_path: Path) -> None:
     [
         ({"model.decoder.layers.7.fc2.adapter.down.weight": torch.zeros(4, 32)}, "does not belong to this Whisper"),
         ({"model.decoder.layers.1.fc2.adapter.down.weight": torch.zeros(4, 9)}, "does not belong to this Whisper"),
+        ({"model.decoder.layers.7.self_attn.soft_prompt.keys": torch.zeros(4, 32)}, "does not belong to this Whisper"),
         ({"model.decoder.layers.1.fc2.adapter.side.weight": torch.zeros(4)}, "has no model.decoder.layers.1.fc2"),
     ],
 )

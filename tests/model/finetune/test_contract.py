@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from hydra.utils import instantiate
 from jaxtyping import Float, Int
 from torch import Tensor
-from whispers import awaken, change, copy_of, make_batch
+from whispers import awaken, change, copy_of, make_batch, read_settings
 
 from attune.data.batch import Batch
 from attune.errors import InputError
@@ -40,7 +39,7 @@ WIDTH, LAYERS, POSITIONS, TARGETS, MELS = 32, 2, 1500, 448, 80  # of the Whisper
 
 
 def build(name: str) -> Any:
-    return instantiate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()), _convert_="all")
+    return instantiate(read_settings(FOLDER / f"{name}.yaml"), _convert_="all")
 
 
 def count_attention() -> int:
@@ -118,8 +117,8 @@ COUNTS: dict[str, Callable[[int, int], tuple[int, int]]] = {
     "dora": lambda vocabulary, end: (count_dora(32), count_dora(32)),
     "adalora": lambda vocabulary, end: count_adalora(48),
     "ia3": lambda vocabulary, end: (count_ia3(), count_ia3()),
-    "new_tokens": lambda vocabulary, end: (64 * WIDTH, 64 * WIDTH),
-    "prompt": lambda vocabulary, end: (16 * WIDTH, 16 * WIDTH),
+    "new_tokens": lambda vocabulary, end: (64 * WIDTH + count_lora(32),) * 2,
+    "prompt": lambda vocabulary, end: (2 * LAYERS * 2 * 16 * WIDTH,) * 2,  # keys and values of each block
     # 256 bytes and 400 merges in the place of all pieces, which are the ids below <|endoftext|>.
     "new_head": lambda vocabulary, end: (count_decoder(vocabulary - end + 656), (656 - end) * WIDTH),
     "ctc": lambda vocabulary, end: (

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from hydra.utils import instantiate
-from whispers import awaken, change, make_batch
+from whispers import awaken, change, make_batch, read_settings
 
 from attune.model.finetune.base import parameter_groups
 from attune.model.finetune.layers import Layers
@@ -37,8 +36,8 @@ LEARN = {  # full match of a parameter's name
     "dora": rf"{BLOCK}\.\d+\.{LINEAR}\.(lora_[AB]|lora_magnitude_vector)\.default\.weight",
     "adalora": rf"{BLOCK}\.\d+\.{LINEAR}\.lora_[ABE]\.default",
     "ia3": rf"{BLOCK}\.\d+\.((self|encoder)_attn\.[kv]_proj|fc2)\.ia3_l\.default",
-    "new_tokens": r"model\.decoder\.embed_tokens\.new",
-    "prompt": r"model\.decoder\.embed_tokens\.new",
+    "new_tokens": rf"model\.decoder\.embed_tokens\.new|{BLOCK}\.\d+\.{LINEAR}\.lora_[AB]\.default\.weight",
+    "prompt": rf"{BLOCK}\.\d+\.self_attn\.soft_prompt\.(keys|values)",
     "new_head": r"model\.decoder\..*",
     "ctc": rf"{WHISPER}.*|ctc_head\.(weight|bias)",
 }
@@ -46,7 +45,7 @@ TYPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def build(name: str) -> Any:
-    return instantiate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()), _convert_="all")
+    return instantiate(read_settings(FOLDER / f"{name}.yaml"), _convert_="all")
 
 
 def test_every_type_says_what_learns() -> None:

@@ -120,7 +120,7 @@ def test_plain_transformers_is_asked_for_a_new_language_by_its_token(any_whisper
 
 
 def test_plain_transformers_reads_a_learned_prompt_from_prompt_ids(any_whisper: Whisper, tmp_path: Path) -> None:
-    changed = save_changed(any_whisper, Prompt(length=4), tmp_path)
+    changed = save_changed(any_whisper, Prompt(tokens=4, states=0), tmp_path)
     tokens = load_tokens(str(tmp_path))
     learned = tokens.prompt(None, room=448)
     assert learned == [tokens.start_of_prompt, *changed.tokens.soft_prompt] and len(learned) == 5
@@ -135,7 +135,7 @@ def test_plain_transformers_reads_a_learned_prompt_from_prompt_ids(any_whisper: 
 
 def test_a_learned_prompt_starts_as_the_training_texts_begin(nano_like: Whisper) -> None:
     whisper = copy_of(nano_like)
-    change(whisper, Prompt(length=5))
+    change(whisper, Prompt(tokens=5, states=0))
     beginning = nano_like.tokens.text(" ".join(TEXTS), "en")[:5]
     assert torch.equal(whisper.network.model.decoder.embed_tokens.new, embedding(nano_like)[beginning])
     assert set(whisper.tokens.soft_prompt) <= set(whisper.network.generation_config.suppress_tokens)  # never written
@@ -149,7 +149,7 @@ def test_a_transcript_of_a_prompted_model_is_asked_with_its_prompt(
     from attune.use import listen as hearing
     from attune.use import transcribe as room
 
-    save_changed(nano_like, Prompt(length=4), tmp_path / "model")
+    save_changed(nano_like, Prompt(tokens=4, states=0), tmp_path / "model")
     soundfile.write(tmp_path / "a.wav", 0.1 * torch.randn(2 * SAMPLE_RATE_HZ).numpy(), SAMPLE_RATE_HZ)
     whisper = room.load_listening(str(tmp_path / "model"), "cpu")
     asked = []
@@ -221,10 +221,20 @@ def test_words_that_are_all_one_token(nano_like: Whisper) -> None:
 
 
 def test_prompts_and_heads_that_cannot_be(nano_like: Whisper) -> None:
-    for length in (0, 224):
-        with pytest.raises(InputError, match=rf"finetune.length is {length}; a prompt has from 1 to 223 tokens"):
-            Prompt(length=length)
+    with pytest.raises(InputError, match=r"finetune.tokens is 224; a prompt has at most 223 tokens"):
+        Prompt(tokens=224)
+    for states in (0, -1):
+        with pytest.raises(InputError, match=rf"finetune.states {states}: one of them must be above 0"):
+            Prompt(states=states)
     with pytest.raises(InputError, match="this Whisper has a learned prompt already"):
-        change_tokens(Prompt(), change_tokens(Prompt(), nano_like.tokens, TRANSCRIPTS), TRANSCRIPTS)
+        change_tokens(Prompt(tokens=16), change_tokens(Prompt(tokens=16), nano_like.tokens, TRANSCRIPTS), TRANSCRIPTS)
+    whisper = copy_of(nano_like)
+    Prompt().apply(whisper.network)
+    with pytest.raises(InputError, match="this Whisper has learned prompts in its blocks already"):
+        Prompt().apply(whisper.network)
+    with pytest.raises(InputError, match=r"finetune.blocks: there is no block 'model.encoder.layers.9'. There are: "):
+        Prompt(blocks=["model.encoder.layers.9"]).apply(copy_of(nano_like).network)
+    with pytest.raises(InputError, match="finetune.blocks is empty"):
+        Prompt(blocks=[]).apply(copy_of(nano_like).network)
     with pytest.raises(InputError, match="finetune.merges is -1"):
         NewHead(merges=-1)
