@@ -1,4 +1,4 @@
-"""Adapters and prompts in blocks: where they stand, that a saved one comes back without running a line from its folder, and the loader."""
+"""What no Whisper holds, adapters and prompts in blocks: where they stand, how saved ones come back, and the loader."""
 
 import ast
 import importlib.util

@@ -47,7 +47,7 @@ class Prompt:
             raise InputError(f"finetune.tokens is {tokens}; a prompt has at most {MAX_PROMPT_TOKENS} tokens; 0: none.")
         if states < 0 or tokens == states == 0:
             raise InputError(
-                f"finetune.tokens is {tokens} and finetune.states {states}: one of them must be above 0, and none below."
+                f"finetune.tokens is {tokens} and finetune.states {states}: one must be above 0, and none below it."
             )
         self.tokens, self.states = tokens, states
         self.blocks = list(blocks)
@@ -102,7 +102,7 @@ def find_blocks(network: WhisperForConditionalGeneration, patterns: Sequence[str
         )
     if any(f".{PROMPT}." in name for name, _ in network.named_parameters()):
         raise InputError(
-            "model.name_or_path: this Whisper has learned prompts in its blocks already, and others would replace them. "
-            "Start from the model before it, or go on with finetune=full or layers."
+            "model.name_or_path: this Whisper has learned prompts in its blocks already, and others would replace "
+            "them. Start from the model before it, or go on with finetune=full or layers."
         )
     return chosen
