@@ -118,7 +118,7 @@ COUNTS: dict[str, Callable[[int, int], tuple[int, int]]] = {
     "adalora": lambda vocabulary, end: count_adalora(48),
     "ia3": lambda vocabulary, end: (count_ia3(), count_ia3()),
     "new_tokens": lambda vocabulary, end: (64 * WIDTH + count_lora(32),) * 2,
-    "prompt": lambda vocabulary, end: (2 * LAYERS * 2 * 16 * WIDTH,) * 2,  # keys and values of each block
+    "prompt": lambda vocabulary, end: (2 * LAYERS * 2 * 32 * WIDTH,) * 2,  # keys and values of each block
     # 256 bytes and 400 merges in the place of all pieces, which are the ids below <|endoftext|>.
     "new_head": lambda vocabulary, end: (count_decoder(vocabulary - end + 656), (656 - end) * WIDTH),
     "ctc": lambda vocabulary, end: (

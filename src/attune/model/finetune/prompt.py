@@ -41,7 +41,7 @@ class Prompt:
     """
 
     def __init__(
-        self, tokens: int = 0, states: int = 16, blocks: Sequence[str] = BLOCKS, rate_factor: RateFactor = 10.0
+        self, tokens: int = 0, states: int = 32, blocks: Sequence[str] = BLOCKS, rate_factor: RateFactor = 10.0
     ):
         if not 0 <= tokens <= MAX_PROMPT_TOKENS:
             raise InputError(f"finetune.tokens is {tokens}; a prompt has at most {MAX_PROMPT_TOKENS} tokens; 0: none.")
