@@ -78,7 +78,8 @@ def test_a_large_bias_writes_terms_and_nothing_is_trained(
 
 
 def test_new_tokens_take_the_list(folder: Path, tmp_path: Path) -> None:
-    record = run(folder, tmp_path / "run", "finetune=new_tokens", "finetune.terms=vocabulary", "vocabulary.bias=0")
+    words = ["finetune=new_tokens", "finetune.rank=null", "finetune.terms=vocabulary", "vocabulary.bias=0"]
+    record = run(folder, tmp_path / "run", *words)
     assert record["parameters"]["added"] == 2 * 32  # ulna stands in no training text
 
 

@@ -63,7 +63,7 @@ def test_every_kind_of_type_is_exported(name: str, nano_folder: Path, tmp_path: 
     torch.testing.assert_close(compute_probe(loaded, "cpu"), trained, atol=1e-4, rtol=1e-4)
     assert done.checkpoints == [tmp_path / "run" / "checkpoints" / "best.ckpt"]
     assert done.left_out == (["ctc_head"] if name == "ctc" else [])
-    assert (done.additions is None) == (name not in ("adapter", "prompt"))
+    assert (done.additions is None) == (name not in ("adapter", "prompt", "prompt_in_blocks"))
     plain = WhisperForConditionalGeneration.from_pretrained(tmp_path / "out")
     assert plain.config.vocab_size == trained.shape[1]
 

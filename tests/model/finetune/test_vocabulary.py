@@ -224,7 +224,7 @@ def test_prompts_and_heads_that_cannot_be(nano_like: Whisper) -> None:
     with pytest.raises(InputError, match=r"finetune.tokens is 224; a prompt has at most 223 tokens"):
         Prompt(tokens=224)
     for states in (0, -1):
-        with pytest.raises(InputError, match=rf"finetune.states {states}: one of them must be above 0"):
+        with pytest.raises(InputError, match=rf"finetune.states {states}: one must be above 0"):
             Prompt(states=states)
     with pytest.raises(InputError, match="this Whisper has a learned prompt already"):
         change_tokens(Prompt(tokens=16), change_tokens(Prompt(tokens=16), nano_like.tokens, TRANSCRIPTS), TRANSCRIPTS)
