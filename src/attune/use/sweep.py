@@ -121,9 +121,9 @@ def list_jobs(config: DictConfig) -> list[list[str]]:
     if not target.endswith("BasicSweeper"):
         return []
     words = _parse(config)
-    swept = {word.get_key_element() for word in words if word.is_sweep_override()}
+    swept = {word.get_key_element(): word.is_sweep_override() for word in words}  # the last word about a key wins
     jobs = BasicSweeper.split_arguments(words, None)[0]
-    return [kept for job in jobs if (kept := [word for word in job if word.partition("=")[0] in swept])]
+    return [kept for job in jobs if (kept := [word for word in job if swept[word.partition("=")[0]]])]
 
 
 def check_sweep(config: DictConfig) -> None:
