@@ -30,6 +30,7 @@ class PredictionRow:
     errors_before: int
     errors_after: int
     recording: str | None = None
+    accent: str | None = None
 
 
 def write_predictions(folder: Path, panel: str, before: list[Prediction], after: list[Prediction]) -> Path:
@@ -93,6 +94,7 @@ def _to_row(before: Prediction, after: Prediction) -> PredictionRow:
         errors_before=earlier.total,
         errors_after=later.total,
         recording=after.recording,
+        accent=after.accent,
     )
 
 
@@ -108,7 +110,8 @@ def _read_row(cells: dict[str, str]) -> PredictionRow:
         words=int(cells["words"]),
         errors_before=int(cells["errors_before"]),
         errors_after=int(cells["errors_after"]),
-        recording=_restore(cells.get("recording") or "") or None,  # tables from before it was written
+        recording=_restore(cells.get("recording") or "") or None,  # tables from before they were written
+        accent=_restore(cells.get("accent") or "") or None,
     )
 
 

@@ -127,6 +127,7 @@ class CommonVoiceCorpus:
             "text": raw["sentence"],
             "language": language_code(self.language or locale),
             "speaker": raw["client_id"] or None,
+            "accent": _find_accent(raw) or None,
             "duration_s": durations_s.get(clip),
             "place": place,
         }
@@ -134,7 +135,7 @@ class CommonVoiceCorpus:
     def _filter(self, folder: Path, split: str) -> Iterator[tuple[int, Mapping[str, str]]]:
         for line, raw in self._read(folder, split):
             up, down = (int(raw.get(name) or 0) for name in ("up_votes", "down_votes"))
-            accents = (raw.get("accents") or raw.get("accent") or "").casefold()  # `accent` before release 8
+            accents = _find_accent(raw).casefold()
             enough = up >= self.min_up_votes and (self.max_down_votes is None or down <= self.max_down_votes)
             if enough and (not self.accents or any(accent in accents for accent in self.accents)):
                 yield line, raw
@@ -146,6 +147,10 @@ class CommonVoiceCorpus:
             there = ", ".join(sorted(other.stem for other in folder.glob("*.tsv") if other.name != DURATIONS))
             raise InputError(f"{key}: there is no {path}. The release has: {there}.")
         yield from read_table(path, key)
+
+
+def _find_accent(raw: Mapping[str, str]) -> str:
+    return raw.get("accents") or raw.get("accent") or ""  # `accent` before release 8
 
 
 def read_table(path: Path, key: str) -> Iterator[tuple[int, Mapping[str, str]]]:

@@ -23,7 +23,7 @@ from attune.data.corpora.manifest import NUMBERS, OPTIONAL_COLUMNS, read_seconds
 from attune.data.corpora.schema import keep_dataset, language_code
 from attune.errors import InputError
 
-FORMAT = 1  # raise it when rows are written otherwise: it is part of the cache's key
+FORMAT = 2  # raise it when rows are written otherwise: it is part of the cache's key
 SAVED = "dataset_dict.json"  # what save_to_disk leaves
 Rows = Dataset | IterableDataset
 

@@ -16,7 +16,7 @@ from datasets import Dataset
 from attune.data.corpora.schema import FEATURES, build_dataset, language_code
 from attune.errors import InputError
 
-OPTIONAL_COLUMNS = ("id", "language", "task", "speaker", "duration_s", "start_s", "end_s", "prompt", "split")
+OPTIONAL_COLUMNS = ("id", "language", "task", "speaker", "accent", "duration_s", "start_s", "end_s", "prompt", "split")
 NUMBERS = ("duration_s", "start_s", "end_s")
 SUFFIXES = (".jsonl", ".csv", ".tsv")
 CALLED = {"replay": "train", "retention_validation": "validation"}  # in a manifest's own column `split`
@@ -34,8 +34,8 @@ class ManifestCorpus:
         retention_validation: NAME -> manifest that stands to `retention/NAME` as validation to test.
 
     A row needs `audio` (a path; in JSONL also {"bytes": base64}) and `text`. Optional: id, language, task, speaker,
-    duration_s, start_s, end_s, prompt, and split, of which only rows that name the wanted split are kept (`train` for
-    replay, `validation` for retention_validation).
+    accent, duration_s, start_s, end_s, prompt, and split, of which only rows that name the wanted split are kept
+    (`train` for replay, `validation` for retention_validation).
     """
 
     features = FEATURES
