@@ -36,7 +36,7 @@ train.recovery train.memory train.module
 train.callbacks.moving_average train.callbacks.random_state train.callbacks.checkpoints
 train.callbacks.interruption train.callbacks.not_finite train.callbacks.progress train.callbacks.throughput
 train.callbacks.encoder_cache train.callbacks.compiled
-train.loggers train.trainer train.aid train.scoring train.tuning train.interpolation
+train.reach train.loggers train.trainer train.aid train.scoring train.tuning train.interpolation
 report.predictions report.record report.terms report.audit_page report.sentences
 report.divergence report.errors report.figures report.augmentations report.run_page report.finish
 report.compare report.differences report.runs report.tables report.ablation_figures report.trade_offs report.forest

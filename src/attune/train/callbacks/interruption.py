@@ -65,12 +65,24 @@ class Interruption(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._stop_if_heard(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Lightning would end a validation behind its first batch: the WER of a part, and a run that goes on otherwise.
+        trainer._signal_connector.received_sigterm = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.is_training:
+            self._stop_if_heard(trainer)
+
+    def _stop_if_heard(self, trainer: L.Trainer) -> None:
         stops = self.heard is not None
         if trainer.world_size > 1:  # the signal reaches processes at different moments: all stop at the same step
             stops = trainer.strategy.reduce_boolean_decision(stops, all=False)
-        if stops and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        if stops:
             self.heard = self.heard or signal.SIGTERM
-            # Lightning looks at it after this step's validation, logging and checkpoint: nothing of them is lost.
+            # Lightning looks at it after this step's logging and checkpoint: nothing of them is lost.
             trainer._signal_connector.received_sigterm = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
