@@ -9,9 +9,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "attune"
 # In reading order. A new file is placed here, or the test fails.
 HOUSE = """
 errors
-audio.waveform audio.fingerprint audio.log_mel audio.context audio.phonemes audio.speech audio.acoustics
-audio.recordings audio.augment audio.spec_augment
-text.normalise text.sentences text.tokenizer text.tokens
+audio.waveform audio.tape audio.pauses audio.fingerprint audio.log_mel audio.context audio.phonemes audio.speech
+audio.acoustics audio.recordings audio.augment audio.spec_augment
+text.normalise text.sentences text.tokenizer text.tokens text.words
 text.vocabulary text.finder text.trie
 data.corpora.schema data.corpora.manifest data.corpora.pairs data.corpora.division data.corpora.common_voice
 data.corpora.librispeech data.corpora.timed_text data.corpora.folder data.corpora.hub data.corpora.mixture
@@ -26,7 +26,7 @@ model.finetune.none model.finetune.depth model.finetune.full model.finetune.laye
 model.finetune.adalora model.finetune.ia3
 model.finetune.vocabulary model.finetune.new_tokens model.finetune.prompt model.finetune.new_head
 model.finetune.ctc model.finetune.top model.finetune.gradual model.finetune.adapter model.finetune.added_layers
-model.skeleton model.flops model.bias model.decode model.sample model.likelihood model.reward_head
+model.skeleton model.flops model.align model.bias model.decode model.sample model.likelihood model.reward_head
 score.metrics score.statistics score.significance score.agreement score.terms score.panel
 train.files train.energy train.schedule train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc
 train.objective.penalty train.objective.l2sp train.objective.ewc train.objective.distill
@@ -41,7 +41,8 @@ report.predictions report.record report.terms report.audit_page report.sentences
 report.divergence report.errors report.figures report.augmentations report.run_page report.finish
 report.compare report.differences report.runs report.tables report.ablation_figures report.trade_offs report.forest
 report.ablation_page report.ablation
-use.transcript use.listen use.transcribe use.config use.audit use.plan use.screen use.sweep use.export use.pairs
+use.transcript use.words use.attempts use.segments use.listen use.stretches use.transcribe
+use.config use.audit use.plan use.screen use.sweep use.export use.pairs
 use.journal use.candidates use.preferences use.dpo_runs use.prefer use.prefer_server
 use.commands.transcribe use.commands.evaluate use.commands.export use.commands.report use.commands.plan
 use.commands.audit use.commands.pairs use.commands.prefer use.commands.sweep use.cli
