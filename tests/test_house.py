@@ -32,7 +32,7 @@ train.files train.energy train.schedule train.objective.cross_entropy train.obje
 train.objective.penalty train.objective.l2sp train.objective.ewc train.objective.distill
 train.objective.preparation train.objective.reference train.objective.hypotheses train.objective.mwer
 train.objective.rewards train.objective.grpo train.objective.dpo train.objective.reward_model train.augmentation
-train.recovery train.memory train.module
+train.ranks train.strategies train.recovery train.memory train.module train.sharding
 train.callbacks.moving_average train.callbacks.random_state train.callbacks.checkpoints
 train.callbacks.interruption train.callbacks.not_finite train.callbacks.progress train.callbacks.throughput
 train.callbacks.encoder_cache train.callbacks.compiled
