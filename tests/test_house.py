@@ -26,7 +26,8 @@ model.finetune.none model.finetune.depth model.finetune.full model.finetune.laye
 model.finetune.adalora model.finetune.ia3
 model.finetune.vocabulary model.finetune.new_tokens model.finetune.prompt model.finetune.new_head
 model.finetune.ctc model.finetune.top model.finetune.gradual model.finetune.adapter model.finetune.added_layers
-model.skeleton model.flops model.align model.bias model.decode model.sample model.likelihood model.reward_head
+model.skeleton model.flops model.align model.bias model.lean model.decode model.sample model.likelihood
+model.reward_head
 score.metrics score.statistics score.significance score.agreement score.terms score.panel
 train.files train.energy train.schedule train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc
 train.objective.penalty train.objective.l2sp train.objective.ewc train.objective.distill
