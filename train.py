@@ -60,8 +60,8 @@ gc.enable()
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
-def main(config: DictConfig) -> None:
-    carry_out(train, config)
+def main(config: DictConfig) -> float | None:
+    return carry_out(train, config)
 
 
 def train(config: DictConfig) -> None:

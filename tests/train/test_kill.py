@@ -1,12 +1,14 @@
-"""Runs that are killed or told to stop, at any moment, and continued: they end as if nothing had been."""
+"""Runs that are killed, told to stop or out of disk, at any moment, and continued: they end as if nothing had been."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from attune.train.callbacks import throughput
 from attune.train.callbacks.checkpoints import Checkpoints
 from attune.train.files import WholeCheckpoints, is_whole
 from attune.train.module import WhisperModule
+from attune.use.sweep import carry_out
 from train import train
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +60,7 @@ def run(words: list[str], before: Callable[[], None] = lambda: None) -> None:
     throughput.measure_peak = lambda *_: 1e12
     before()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        train(compose("train", words, return_hydra_config=True))
+        carry_out(train, compose("train", words, return_hydra_config=True))
 
 
 def start(words: list[str], before: Callable[[], None] = lambda: None) -> multiprocessing.context.ForkProcess:
@@ -247,4 +250,48 @@ def test_slurm_gives_notice_and_begins_the_job_again(
     again = start([*words, f"folder={folder}"])
     again.join()
     assert again.exitcode == 0
+    check_same(folder, whole[0])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a tmpfs")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def fill_at_call(disk: Path, call: int) -> Callable[[], None]:
+    """Somebody else takes what room there is, in the middle of a micro-batch."""
+
+    def prepare() -> None:
+        real, count = WhisperModule.training_step, iter(range(1, 10**6))
+
+        def filling(module: WhisperModule, *args: Any) -> Any:
+            if next(count) == call:
+                with (disk / "somebody's").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                    while file.write(bytes(4096)):
+                        pass
+            return real(module, *args)
+
+        WhisperModule.training_step = filling
+
+    return prepare
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills(
+    small_disk: Path, words: list[str], whole: tuple[Path, float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = small_disk / "run"
+    process = start([*words, f"folder={folder}"], fill_at_call(small_disk, 6))
+    process.join()
+    told = capfd.readouterr().err
+    assert process.exitcode == 2 and "attune: The disk is full: " in told and "Traceback" not in told
+    assert is_whole(folder / "checkpoints/last.ckpt")
+    (small_disk / "somebody's").unlink()
+    go_on(folder)
     check_same(folder, whole[0])
