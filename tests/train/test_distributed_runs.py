@@ -53,10 +53,18 @@ def run_two(words: list[str], before: Callable[[int], None] = lambda rank: None)
 
 
 @pytest.fixture(scope="module")
-def alone(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def heard(words: list[str]) -> list[str]:
+    """The same with a model that hears: its transcripts say something, and change."""
+    return [*words, "model.name_or_path=nano", "optimizer.learning_rate=3e-4"]
+
+
+@pytest.fixture(scope="module")
+def alone(heard: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process with the global batch of two."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    assert launch(1, lambda rank: run([*words, HALF, f"folder={folder}"])) == [0]
+    assert launch(1, lambda rank: run([*heard, HALF, f"folder={folder}"])) == [0]
+    scores = read_scores(folder)
+    assert scores["result test"]["wer"] < scores["baseline test"]["wer"]
     return folder
 
 
@@ -95,24 +103,24 @@ def check_equal(folder: Path, other: Path, tolerance: float) -> None:
     ids=["ddp", "fsdp"],
 )
 def test_two_processes_are_one(
-    chosen: list[str], tolerance: float, words: list[str], alone: Path, tmp_path: Path
+    chosen: list[str], tolerance: float, heard: list[str], alone: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    assert run_two([*words, *chosen, f"folder={folder}"]) == [0, 0]
+    assert run_two([*heard, *chosen, f"folder={folder}"]) == [0, 0]
     check_equal(folder, alone, tolerance)
     record = json.loads((folder / "run.json").read_text())
     assert {score["utterances"] for score in record["result"].values()} == {len(SCORED)}
     counted = [json.loads((path / "run.json").read_text())["train"] for path in (folder, alone)]
-    heard = [train["utterances_per_second"] * train["seconds"] for train in counted]
-    assert heard[0] == pytest.approx(heard[1])
+    utterances = [train["utterances_per_second"] * train["seconds"] for train in counted]
+    assert utterances[0] == pytest.approx(utterances[1])
 
 
-def test_torchrun_gives_one_run_folder(words: list[str], alone: Path, tmp_path: Path) -> None:
+def test_torchrun_gives_one_run_folder(heard: list[str], alone: Path, tmp_path: Path) -> None:
     """The folder's name has the time in it, which two processes need not read in the same second."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(ROOT / "train.py"), *words, "trainer=ddp"],
+        [*command, str(ROOT / "train.py"), *heard, "trainer=ddp"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -121,9 +129,9 @@ def test_torchrun_gives_one_run_folder(words: list[str], alone: Path, tmp_path: 
     assert done.stdout.count("report: ") == 1  # one process speaks
 
 
-def test_lightning_begins_the_processes_of_one_machine(words: list[str], alone: Path, tmp_path: Path) -> None:
+def test_lightning_begins_the_processes_of_one_machine(heard: list[str], alone: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "train.py"), *words, "trainer=ddp", "trainer.devices=2"]
+    command = [sys.executable, str(ROOT / "train.py"), *heard, "trainer=ddp", "trainer.devices=2"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()

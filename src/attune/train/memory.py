@@ -78,6 +78,7 @@ class Job:
         scored_positions: encoder positions of a batch of scoring.
         beside: bytes beside the model: a moving average, what a penalty remembers.
         process: bytes of the process without the model; 0 on a GPU.
+        shards: devices that share the weights, the gradients and the moments (trainer=fsdp).
     """
 
     network: WhisperForConditionalGeneration
@@ -88,18 +89,23 @@ class Job:
     scored_positions: int = 12_000
     beside: int = 0
     process: int = 0
+    shards: int = 1
 
     def need(self) -> Need:
         network = self.network
         tensors = [*network.parameters(), *network.buffers()]
+        whole = sum(tensor.nbytes for tensor in tensors)
         learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
         gradients = SINGLE * sum(parameter.numel() for parameter in learning)
-        moments = [*self._moments(gradients), (self._scoring(), 0, 0)]
+        # Of the parts what is gathered at a time are the weights outside the blocks and two blocks; for scoring, all.
+        gathered = _gathered(network) if self.shards > 1 else 0
+        scoring = self._scoring() + (whole - gathered if self.shards > 1 else 0)
+        moments = [*self._moments(gradients // self.shards), (scoring, 0, 0)]
         activations, logits, kept = max(moments, key=sum)
         return Need(
-            parameters=sum(tensor.nbytes for tensor in tensors) + self.beside,
+            parameters=whole // self.shards + gathered + self.beside,
             gradients=kept,
-            optimiser=MOMENTS * gradients,
+            optimiser=MOMENTS * gradients // self.shards,
             activations=activations,
             logits=logits,
             process=self.process,
@@ -118,6 +124,7 @@ class Job:
         yield states + decoder, _logits(network, load, self.half), accumulated
         # While the gradient goes through the encoder, the decoder's parameters have theirs.
         above = SINGLE * sum(each.numel() for each in network.model.decoder.parameters() if each.requires_grad)
+        above //= self.shards
         yield states + passing, 0, max(accumulated, above if flows else 0)
         largest = max((each.numel() for each in network.parameters() if each.requires_grad), default=0)
         yield 0, 0, gradients + 2 * SINGLE * largest  # AdamW's step needs room for the largest of them, twice
@@ -127,6 +134,12 @@ class Job:
         config = self.network.config
         kept = SINGLE + 2 * config.decoder_layers * _bytes(self.half)
         return self.scored_positions * config.d_model * kept + _passing(self.network, self.scored_positions, self.half)
+
+
+def _gathered(network: WhisperForConditionalGeneration) -> int:
+    sides: Any = (network.model.encoder, network.model.decoder)
+    blocks = [sum(each.nbytes for each in block.parameters()) for side in sides for block in side.layers]
+    return sum(each.nbytes for each in network.parameters()) - sum(blocks) + 2 * max(blocks)
 
 
 def _bytes(half: bool) -> int:
