@@ -26,10 +26,10 @@ import torch
 PAUSES_S = (0.2, 1.2)
 VOICES = ["", "m1", "m2", "m3", "m4", "f1", "f2", "f3", "f4"]
 WAYS: dict[str, dict[str, Any]] = {
-    "sequential": {},
-    "sequential, words": {"words": True},
-    "pauses": {"pauses": True},
-    "pauses, words": {"pauses": True, "words": True},
+    "decoder's times": {"timestamps": True},
+    "windows, words": {"timestamps": False, "words": True},
+    "pauses": {"pauses": True, "timestamps": True},
+    "pauses, words": {"pauses": True, "timestamps": True, "words": True},
 }
 
 
@@ -82,12 +82,12 @@ def run(model: str, file: str, way: str, longest_s: float) -> None:
     from attune.use.transcript import Transcript
 
     whisper = load_listening(model, "auto")
-    asked = WAYS[way] | {"longest_s": longest_s}
+    asked: dict[str, Any] = {**WAYS[way], "longest_s": longest_s}
     before, started = read_memory_mb("RssAnon"), time.perf_counter()
     if asked.pop("pauses", False):
-        (_, heard), *_ = transcribe_by_pauses(whisper, [file], "en", timestamps=True, **asked)
+        (_, heard), *_ = transcribe_by_pauses(whisper, [file], "en", **asked)
     else:
-        heard = transcribe(whisper, file, "en", timestamps=True, **asked)
+        heard = transcribe(whisper, file, "en", **asked)
     assert isinstance(heard, Transcript), heard
     took = {"seconds": time.perf_counter() - started, "before_mb": before, "peak_mb": read_memory_mb("VmHWM")}
     timed = heard.words or heard.segments
@@ -154,7 +154,8 @@ def main() -> None:
     parser.add_argument("--run", nargs=2, metavar=("FILE", "WAY"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
-        run(arguments.model, *arguments.run, arguments.longest)
+        file, way = arguments.run
+        run(arguments.model, file, way, arguments.longest)
         return
     with tempfile.TemporaryDirectory() as folder:
         for line in measure(arguments, Path(folder)):

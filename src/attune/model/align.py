@@ -146,7 +146,7 @@ def warp(cost: Float[np.ndarray, "token position"]) -> list[int]:
 def _trace(steps: np.ndarray, tokens: int, positions: int) -> list[int]:
     token, position = tokens - 1, positions - 1
     starts = [0] * tokens
-    while token or position:
+    while token:  # the first begins with the path, at 0
         starts[token] = position
         step = steps[token + position, token]
         token, position = token - (step > 0), position - (step != 1)

@@ -36,6 +36,7 @@ from attune.errors import InputError
 from attune.report.ablation import report_ablation
 from attune.report.record import RunRecord, write_record
 from attune.report.runs import PLAN, count_finished, find_finished, note_name, read_plan, write_plan
+from attune.text.cells import restore
 from attune.train.callbacks.checkpoints import MONITORED
 from attune.train.callbacks.throughput import reset_peak_memory
 from attune.train.loggers import MetricsFile, log_sweep
@@ -64,7 +65,8 @@ class Ablation(Callback):
 def _report(folder: Path, logger: dict[str, Any]) -> None:
     faults = report_ablation([folder], folder, make_console())
     with (folder / "ablation.csv").open(newline="", encoding="utf-8") as file:
-        log_sweep(folder, list(csv.DictReader(file)), **logger)
+        rows = [{name: restore(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+        log_sweep(folder, rows, **logger)
     if faults:
         sys.exit(1)
 

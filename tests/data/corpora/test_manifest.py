@@ -116,8 +116,12 @@ def test_audio_within_the_manifest(folder: Path) -> None:
 
 def test_absolute_paths(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    (row,) = read(jsonl(elsewhere / "rows.jsonl", [{**A, "audio": str(folder / "clips/a.wav")}]))
+    manifest = jsonl(elsewhere / "rows.jsonl", [{**A, "audio": str(folder / "clips/a.wav")}])
+    (row,) = read(manifest, audio_folders=[str(folder)])
     assert load_row(row).shape == (8000,)
+    assert read(manifest, audio_folders=["/"]) == [row]
+    with pytest.raises(InputError, match=rf"line 1: .*a\.wav lies outside .*data\.audio_folders=\[{folder}/clips\]"):
+        read(manifest)
 
 
 def test_columns_by_other_names(folder: Path) -> None:
