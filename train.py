@@ -38,6 +38,7 @@ from attune.train.aid import check_vocabulary  # noqa: E402
 from attune.train.callbacks.checkpoints import Checkpoints, find_monitored  # noqa: E402
 from attune.train.callbacks.encoder_cache import check_cache  # noqa: E402
 from attune.train.callbacks.interruption import Interruption  # noqa: E402
+from attune.train.callbacks.late_rejections import LateRejections  # noqa: E402
 from attune.train.callbacks.progress import ProgressLine  # noqa: E402
 from attune.train.callbacks.throughput import Throughput  # noqa: E402
 from attune.train.interpolation import check_weapons, make_interpolation  # noqa: E402
@@ -93,6 +94,7 @@ def train(config: DictConfig) -> None:
         vocabulary=build(config.vocabulary, seed=config.seed),
         audit=plain(config.data).get("audit"),  # a run from before it was there may be resumed
         allow_leakage=config.data.allow_leakage,
+        listen_up_to=None if config.cache else config.data.get("listen_up_to"),  # a cache hears all anyway
     )
     finetune, augmentation = build(config.finetune), build(config.augment, seed=config.seed)
     give_terms(finetune, data.vocabulary.terms if data.vocabulary else [])
@@ -127,7 +129,8 @@ def train(config: DictConfig) -> None:
     loggers = make_loggers(run.folder, config.name, plain(config), **plain(config.logger))
     speed = Throughput(run.opened_at or LAUNCHED_AT)
     interruption = Interruption(run.folder, checkpoints.last)
-    callbacks = [speed, ProgressLine(console), *checkpoints.callbacks, interruption, *([cache] if cache else [])]
+    watchers = [speed, ProgressLine(console), LateRejections(run.folder, data)]
+    callbacks = [*watchers, *checkpoints.callbacks, interruption, *([cache] if cache else [])]
     added = {"folder": str(run.folder), "loggers": loggers, "callbacks": callbacks, "monitored": checkpoints.monitored}
     trainer = build(config.trainer, **added)
     if finetune.rate_factor:

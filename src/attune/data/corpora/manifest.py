@@ -5,6 +5,7 @@ import binascii
 import csv
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
@@ -184,10 +185,10 @@ def _resolve_audio(audio: Any, folder: Path, place: str) -> dict[str, Any]:
             return {"path": None, "bytes": base64.b64decode(audio["bytes"], validate=True)}
         except binascii.Error as error:
             raise InputError(f"{place}: audio.bytes is not base64: {error}.") from None
-    path = folder / str(audio)
-    if not path.is_file():
-        raise InputError(f"{place}: there is no audio file {path}.")
-    return {"path": str(path), "bytes": None}
+    path = os.path.join(folder, str(audio))  # a third of the time of a Path, a hundred thousand times
+    if not os.path.isfile(path):
+        raise InputError(f"{place}: there is no audio file {Path(path)}.")
+    return {"path": path, "bytes": None}
 
 
 def read_seconds(value: Any, name: str, place: str) -> float:
