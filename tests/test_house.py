@@ -14,10 +14,10 @@ audio.acoustics audio.recordings audio.augment audio.spec_augment
 text.cells text.normalise text.sentences text.tokenizer text.tokens text.words
 text.vocabulary text.finder text.trie
 data.corpora.schema data.corpora.places data.corpora.manifest data.corpora.pairs data.corpora.division
-data.corpora.common_voice data.corpora.librispeech data.corpora.timed_text data.corpora.folder data.corpora.hub
-data.corpora.mixture data.corpora.environments data.corpora.rendering data.corpora.synthetic
-data.corpora.pretraining data.corpora.spoken_terms
-data.findings data.texts data.leakage data.hearing data.audit
+data.corpora.common_voice data.corpora.librispeech data.corpora.timed_text data.corpora.folder
+data.corpora.hub data.corpora.mixture data.corpora.environments data.corpora.rendering data.corpora.synthetic
+data.corpora.pretraining data.corpora.spoken_terms data.findings data.texts data.leakage data.hearing
+data.listening data.audit
 data.batch data.packing data.sampling data.states data.subwords data.few_shot data.in_context
 data.vocabulary data.utterances data.enduring data.module
 model.additions model.whisper model.scratch model.save
@@ -36,8 +36,8 @@ train.objective.rewards train.objective.grpo train.objective.dpo train.objective
 train.ranks train.strategies train.recovery train.memory train.module train.sharding
 train.callbacks.moving_average train.callbacks.random_state train.callbacks.checkpoints
 train.callbacks.interruption train.callbacks.not_finite train.callbacks.progress train.callbacks.throughput
-train.callbacks.encoder_cache train.callbacks.compiled
-train.reach train.loggers train.trainer train.aid train.scoring train.tuning train.interpolation
+train.callbacks.encoder_cache train.callbacks.compiled train.callbacks.late_rejections train.reach
+train.loggers train.trainer train.aid train.scoring train.tuning train.interpolation
 report.predictions report.record report.terms report.audit_page report.sentences
 report.divergence report.errors report.figures report.augmentations report.run_page report.finish
 report.compare report.differences report.runs report.tables report.ablation_figures report.trade_offs report.forest

@@ -53,8 +53,13 @@ def start_record(config: Mapping[str, Any], parameters: dict[str, int], data: Sp
         splits={name: measure_split(split) for name, split in data.splits.items()},
         in_context=data.in_context.count_examples([data.splits[p] for p in data.panels]) if data.in_context else {},
         audit=summarise_audit(data.audit),
-        rejected=dict(Counter(rejection.reason.split(":")[0] for rejection in data.rejections)),
+        rejected=count_reasons(data),
     )
+
+
+def count_reasons(data: SpeechDataModule) -> dict[str, int]:
+    """reason: rows that were set aside for it so far."""
+    return dict(Counter(each.reason.split(": ")[each.reason.startswith("late: ")] for each in data.list_rejections()))
 
 
 def measure_split(split: Dataset) -> dict[str, float]:
@@ -151,6 +156,7 @@ def finish_report(
     record.baseline = {name: asdict(panel) for name, panel in untouched.panels.items()}
     record.result = {name: asdict(panel) for name, panel in tuned.panels.items()}
     record.evaluate = sum_seconds(tuned.panels)
+    record.rejected = count_reasons(data)
     for panel, predictions in tuned.predictions.items():
         write_predictions(folder, panel, untouched.predictions[panel], predictions)
     record.status = "finished"  # the page below says so; a fault in drawing it turns it back
