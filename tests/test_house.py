@@ -13,9 +13,9 @@ audio.waveform audio.fingerprint audio.log_mel audio.context audio.phonemes audi
 audio.recordings audio.augment audio.spec_augment
 text.normalise text.sentences text.tokenizer text.tokens
 text.vocabulary text.finder text.trie
-data.corpora.schema data.corpora.manifest data.corpora.pairs data.corpora.division data.corpora.common_voice
-data.corpora.librispeech data.corpora.timed_text data.corpora.folder data.corpora.hub data.corpora.mixture
-data.corpora.environments data.corpora.rendering data.corpora.synthetic data.corpora.pretraining
+data.corpora.mapping data.corpora.schema data.corpora.manifest data.corpora.pairs data.corpora.division
+data.corpora.common_voice data.corpora.librispeech data.corpora.timed_text data.corpora.folder data.corpora.hub
+data.corpora.mixture data.corpora.environments data.corpora.rendering data.corpora.synthetic data.corpora.pretraining
 data.corpora.spoken_terms
 data.findings data.texts data.leakage data.hearing data.listening data.audit
 data.batch data.packing data.sampling data.states data.subwords data.few_shot data.in_context
