@@ -13,11 +13,11 @@ audio.waveform audio.tape audio.pauses audio.fingerprint audio.log_mel audio.con
 audio.acoustics audio.recordings audio.augment audio.spec_augment
 text.cells text.normalise text.sentences text.tokenizer text.tokens text.words
 text.vocabulary text.finder text.trie
-data.corpora.schema data.corpora.places data.corpora.manifest data.corpora.pairs data.corpora.division
-data.corpora.common_voice data.corpora.librispeech data.corpora.timed_text data.corpora.folder
-data.corpora.hub data.corpora.mixture data.corpora.environments data.corpora.rendering data.corpora.synthetic
-data.corpora.pretraining data.corpora.spoken_terms data.findings data.texts data.leakage data.hearing
-data.listening data.audit
+data.corpora.mapping data.corpora.schema data.corpora.places data.corpora.manifest data.corpora.pairs
+data.corpora.division data.corpora.common_voice data.corpora.librispeech data.corpora.timed_text
+data.corpora.folder data.corpora.hub data.corpora.mixture data.corpora.environments data.corpora.rendering
+data.corpora.synthetic data.corpora.pretraining data.corpora.spoken_terms data.findings data.texts
+data.leakage data.hearing data.listening data.audit
 data.batch data.packing data.sampling data.states data.subwords data.few_shot data.in_context
 data.vocabulary data.utterances data.enduring data.module
 model.additions model.whisper model.scratch model.save

@@ -17,12 +17,14 @@ from datasets import Dataset
 from jaxtyping import Bool, Float32, Int
 
 from attune.audio.waveform import SHORTEST_S, WINDOW_S, AudioError, measure_seconds
+from attune.data.corpora.mapping import let_go
 from attune.data.hearing import Heard, listen
 from attune.data.leakage import ScoredRecordings
 from attune.data.texts import SplitTexts
 
 THREADS = 4  # libsndfile and torch leave the interpreter's lock while they work
 TOGETHER = 16  # utterances that a thread reads at a time
+CHUNKS_HELD = 4  # after so many, the pages that they lay in are given back
 HEADERS_TOGETHER = 256
 HEARD_COLUMNS = ["id", "audio", "start_s", "end_s", "place"]
 # Without the bytes: a header is asked only of a file, or where nothing else tells.
@@ -106,8 +108,11 @@ def hear(
     chunks = [indices[first : first + TOGETHER] for first in range(0, len(indices), TOGETHER)]
     with ThreadPoolExecutor(THREADS) as pool:
         # Rows are read in the threads: handed over, the sound of a whole corpus would wait in the pool's queue.
-        for chunk in pool.map(partial(_listen_to, rows, scored), chunks):
+        for number, chunk in enumerate(pool.map(partial(_listen_to, rows, scored), chunks), start=1):
             yield from chunk
+            if number % CHUNKS_HELD == 0:
+                let_go()
+    let_go()
 
 
 def _listen_to(

@@ -13,6 +13,7 @@ from attune.audio.context import PackedContext
 from attune.audio.waveform import POSITIONS_PER_S, SAMPLE_RATE_HZ, AudioError
 from attune.data.audit import encode_rejected, encode_row, load_row
 from attune.data.batch import Example, Late
+from attune.data.corpora.mapping import let_go
 from attune.data.in_context import InContext, Shown
 from attune.data.packing import join_rows
 from attune.data.sampling import Draw
@@ -21,6 +22,7 @@ from attune.data.vocabulary import Prompts
 from attune.errors import InputError
 from attune.text.tokens import Tokens
 
+DRAWS_HELD = 16  # after so many, the pages that recordings lay in are given back
 SLACK_S = 0.5  # that an utterance may be longer than its row says: the least margin of a window
 
 
@@ -86,7 +88,11 @@ class Utterances(torch.utils.data.Dataset[Example | Late]):
             InputError: too much of it, or something that is scored.
         """
         late: list[Late] = []
-        found = [self._try(draw, late) for draw in draws]
+        found = []
+        for place, draw in enumerate(draws):
+            found.append(self._try(draw, late))
+            if place % DRAWS_HELD == 0:
+                let_go()
         taken = {index for draw in draws for index in (draw.index, *draw.more)}
         for place, draw in enumerate(draws):
             found[place] = found[place] or self._find_other(draw, taken, late)

@@ -11,6 +11,7 @@ import pyarrow
 from datasets import Dataset, DatasetInfo, Features, List, Value
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
+from attune.data.corpora.mapping import ROWS
 from attune.text.tokens import Segment
 
 FEATURES = Features(
@@ -38,7 +39,6 @@ WEIGHT = "weight"
 # A column that only the splits of pairs have: a transcript that is worse than `text`, the chosen one; null for no pair.
 REJECTED = "rejected"
 PAIRED = Features({**FEATURES, REJECTED: Value("string")})
-ROWS = "rows.arrow"
 # What is held at a time. The columns of so many rows lie together in the file: who reads texts alone touches few pages
 # of the recordings between them.
 ROWS_IN_MEMORY = 2000
