@@ -77,6 +77,14 @@ def test_a_program_that_is_absent_is_said(run: Path, tmp_path: Path, monkeypatch
     assert done.parity is None and done.unchecked == "some-program is not installed (attune[export])"
 
 
+def test_a_test_set_that_is_gone(run: Path, nano_folder: Path, tmp_path: Path) -> None:
+    words = [f"data.{split}={tmp_path / 'gone.jsonl'}" for split in ("train", "validation", "test")]
+    make_run(tmp_path / "run", nano_folder, "finetune=none", "data=manifest", *words)
+    with pytest.raises(InputError, match=r"gone.jsonl.* To export without a comparison: --utterances 0"):
+        convert(tmp_path / "run", tmp_path / "out")
+    assert convert(tmp_path / "run", tmp_path / "out", utterances=0).parity is None
+
+
 def test_words_that_do_not_go_together(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--to ggml takes --dtype float16, not float32"):
         convert(run, tmp_path / "out", to="ggml", dtype="float32")
