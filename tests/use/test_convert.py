@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from test_export import make_run
+from whispers import awaken, make_sound
 
 from attune.audio.speech import Voice, speak
 from attune.audio.waveform import encode_wav
 from attune.errors import InputError
-from attune.model.whisper import load_tokens, load_whisper
+from attune.model.decode import decode_greedily
+from attune.model.save import save_whisper
+from attune.model.whisper import Whisper, load_tokens, load_whisper
 from attune.use import convert as converting
 from attune.use.commands import export as command
 from attune.use.convert import convert, push
@@ -139,6 +143,22 @@ def test_other_programs_hear_what_attune_hears(to: str, run: Path, tmp_path: Pat
         pytest.importorskip(package.replace("-", "_"))
     done = convert(run, tmp_path / "out", to=to, max_difference=0.0, utterances=2)
     assert done.parity is not None and done.parity.differing == []
+
+
+@pytest.mark.parametrize("to", ["ctranslate2", "ggml", "onnx"])
+def test_openais_vocabulary_in_other_programs(to: str, real_tokenizer_whisper: Whisper, tmp_path: Path) -> None:
+    """Nothing is laid out anew; what the generation config suppresses is suppressed; a loop ends where ours does."""
+    for package in (*FORMATS[to].writes_with, *FORMATS[to].runs_with):
+        pytest.importorskip(package.replace("-", "_"))
+    save_whisper(awaken(real_tokenizer_whisper, seed=5), tmp_path / "hf")
+    whisper = load_whisper(str(tmp_path / "hf"), load_tokens(str(tmp_path / "hf"))).eval()
+    (tmp_path / "out").mkdir()
+    FORMATS[to].write(whisper, tmp_path / "out", FORMATS[to].dtypes[0])
+    waveform = make_sound(1.5, 1)
+    states = whisper.encode(torch.nn.functional.pad(waveform, (0, 480_000 - len(waveform)))[None])
+    ids = decode_greedily(whisper, states, [whisper.tokens.prefix("en")], [30])[0]
+    written = FORMATS[to].open(tmp_path / "out").transcribe(waveform, "en", "transcribe", 30)
+    assert len(ids) == 30 and written == whisper.tokens.transcript(ids)
 
 
 @pytest.mark.slow
