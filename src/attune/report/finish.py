@@ -109,7 +109,8 @@ def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, fo
             f"[yellow]set aside: {len(data.rejections)} unusable utterances, see {folder / 'rejected.csv'}[/yellow]"
         )
     if not learning["trainable"]:
-        console.print(f"parameters: none of {learning['total']:,} learn, and no step is taken", highlight=False)
+        known = f" of {learning['total']:,}" if "total" in learning else ""  # other programs do not tell
+        console.print(f"parameters: none{known} learn, and no step is taken", highlight=False)
         return
     console.print(
         f"parameters: {learning['trainable']:,} of {learning['total']:,} learn, {learning['added']:,} added; "
@@ -169,8 +170,8 @@ def finish_report(
     return [(row.id, row.reference, row.before, row.after, waveform) for row, waveform in shown]
 
 
-def print_result(console: Console, record: RunRecord, folder: Path) -> None:
-    """One table, one sentence, and where to look."""
+def print_result(console: Console, record: RunRecord, folder: Path, foreign: Path | None = None) -> None:
+    """One table, one sentence, and where to look; `foreign` is a model of another program, of which no copy is kept."""
     console.print(result_table(record))
     console.print(summarise(record), highlight=False)
     for told in (describe_remainder(record), describe_other_rates(record)):
@@ -180,8 +181,9 @@ def print_result(console: Console, record: RunRecord, folder: Path) -> None:
         console.print(told, highlight=False)
     if record.interpolation:
         console.print(describe_interpolation(record), highlight=False)
-    console.print(f"report: {folder / 'report.html'}   model: {folder / 'model'}", highlight=False, soft_wrap=True)
-    if explained := explain_additions(folder / "model"):
+    model = foreign or folder / "model"
+    console.print(f"report: {folder / 'report.html'}   model: {model}", highlight=False, soft_wrap=True)
+    if foreign is None and (explained := explain_additions(folder / "model")):
         console.print(f"[yellow]{explained}[/yellow]", highlight=False, soft_wrap=True)
 
 

@@ -47,10 +47,11 @@ class Parity:
 
     def describe(self) -> str:
         """One sentence."""
+        count = len(self.differing)
         return (
             f"{self.runtime} on the {self.own.utterances} test utterances ({self.own.words} words): WER "
             f"{100 * self.other.wer:.2f} %, attune {100 * self.own.wer:.2f} %, a difference of {self.points:+.2f} "
-            f"points; {len(self.differing)} transcripts are not the same."
+            f"points; {count} {'transcript is' if count == 1 else 'transcripts are'} not the same."
         )
 
 
