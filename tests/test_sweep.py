@@ -68,6 +68,10 @@ def test_the_jobs_of_a_sweep_are_its_swept_words() -> None:
     sweep.hydra.sweeper["_target_"] = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
     assert list_jobs(sweep) == [[f"seed={seed}", f"finetune={name}"] for seed in (1, 2) for name in ("full", "lora")]
     assert list_jobs(make_sweep(None, "seed=1")) == []
+    # A named ablation's key to which the command line gives one value names no run, and so no job either.
+    settled = make_sweep({"seed": "1,2,3"}, "seed=1", "finetune=full,lora")
+    settled.hydra.sweeper["_target_"] = sweep.hydra.sweeper["_target_"]
+    assert list_jobs(settled) == [["finetune=full"], ["finetune=lora"]]
 
 
 def make_plan(folder: Path, words: list[str], process: int = -1, finished: bool = False) -> Path:

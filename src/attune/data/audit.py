@@ -51,6 +51,10 @@ class Audit:
     shared: dict[str, Shared] = field(default_factory=dict)
     not_compared: int = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What one process tells the others: all but the rows, which each of them has read (`keep_usable`)."""
+        return {**vars(self), "splits": {}}
+
 
 def audit_corpus(
     splits: Mapping[str, Dataset],
@@ -214,13 +218,15 @@ def _set_aside(split: str, dataset: Dataset, sounds: SplitSounds, found: Audit, 
                 bad.append(Rejection(split, row["id"], row["place"], aside[row["id"]]))
     if max_rejected is not None:
         _check_share(split, len(bad), len(dataset), max_rejected, bad)
-    features = dataset.features
-    kept = dataset.select(np.flatnonzero(sounds.usable)) if bad else dataset
-    durations_s = sounds.duration_s[sounds.usable]
-    found.splits[split] = kept.remove_columns("duration_s").add_column(
-        "duration_s", durations_s, feature=features["duration_s"]
-    )
+    found.splits[split] = keep_usable(dataset, sounds)
     found.rejections += bad
+
+
+def keep_usable(dataset: Dataset, sounds: SplitSounds) -> Dataset:
+    """What can be used of a split, with `duration_s` filled in."""
+    feature = dataset.features["duration_s"]
+    kept = dataset if sounds.usable.all() else dataset.select(np.flatnonzero(sounds.usable))
+    return kept.remove_columns("duration_s").add_column("duration_s", sounds.duration_s[sounds.usable], feature=feature)
 
 
 def load_row(row: Mapping[str, Any]) -> Float[Tensor, "sample"]:

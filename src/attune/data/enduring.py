@@ -39,6 +39,7 @@ class EnduringLoader(DataLoader[Batch]):
     Args:
         batches: what each batch holds; an endless stream, or a list.
         workers: processes; 0 for none.
+        repeats: whether its batches are another process's, and do not count (`share_out`).
 
     Raises:
         RuntimeError: torch's own, where workers have died more than three times in one pass.
@@ -50,6 +51,7 @@ class EnduringLoader(DataLoader[Batch]):
         batches: Iterable[list[Draw]],
         collate_fn: Callable[[Sequence[Example]], Batch],
         workers: int,
+        repeats: bool = False,
     ):
         super().__init__(
             dataset,  # type: ignore[arg-type]
@@ -60,6 +62,7 @@ class EnduringLoader(DataLoader[Batch]):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else passes draw from the run's own, and a resumed run makes fewer
         )
+        self.repeats = repeats
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         remaining = cast(_Remaining, self.batch_sampler)

@@ -5,7 +5,7 @@ corpus (rows of one schema) -> audit (broken rows set aside) -> sampling (window
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from attune.data.audit import (
     check_leakage,
     check_texts,
     find_pace,
+    keep_usable,
     load_row,
 )
 from attune.data.batch import Batch, collate
@@ -33,7 +34,7 @@ from attune.data.few_shot import FewShot
 from attune.data.findings import Findings, Rejection, read_rules
 from attune.data.in_context import InContext, Shown, check_in_context, sum_seconds
 from attune.data.packing import measure_shares
-from attune.data.sampling import Draw, TrainingBatches, draw_again, evaluation_batches, group
+from attune.data.sampling import Draw, TrainingBatches, draw_again, evaluation_batches, group, share_out
 from attune.data.utterances import Stored, Utterances
 from attune.data.vocabulary import CustomVocabulary, Prompts
 from attune.errors import InputError
@@ -62,6 +63,7 @@ class SpeechDataModule(L.LightningDataModule):
         vocabulary: a list of terms, for synthetic speech in the training split and for prompts; None is none.
         audit: rule -> severity, on or off, for rules of the audit that are to be other than they are by themselves.
         allow_leakage: go on where a recording is learnt and also scored.
+        rank, ranks: of several processes this one trains and scores its part of every batch and panel.
 
     Raises:
         InputError: `replay` is no such share, or another setting is none that there is.
@@ -86,6 +88,8 @@ class SpeechDataModule(L.LightningDataModule):
         vocabulary: CustomVocabulary | None = None,
         audit: Mapping[str, Any] | None = None,
         allow_leakage: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
     ):
         super().__init__()
         if not 0 <= replay < 1:
@@ -111,11 +115,15 @@ class SpeechDataModule(L.LightningDataModule):
         self.audit = Audit(Findings({}))  # what was found, once it is prepared
         self.splits: dict[str, Dataset] = {}
         self.rejections: list[Rejection] = []
-        self.batches_taken = 0
+        self.rank, self.ranks = rank, ranks
+        self.batches_taken = 0  # by each process
         self.stored: Stored | None = None  # encoder states in the place of training's sound (cache=encoder)
 
-    def prepare(self) -> None:
+    def prepare(self, share: Callable[[Callable[[], Audit]], Audit] = lambda make: make()) -> None:
         """Read the corpus and set broken rows aside: before any weight is loaded, so that bad data costs seconds.
+
+        Args:
+            share: of several processes the first one listens, and tells the others (`Ranks.share`).
 
         Raises:
             InputError: the corpus cannot be used; the message says where and why.
@@ -124,14 +132,20 @@ class SpeechDataModule(L.LightningDataModule):
         for split in ("train", "validation", "test"):
             if len(splits.get(split, ())) == 0:
                 raise InputError(f"The corpus has no utterance in {split!r}. Give data.{split}.")
-        check_texts(splits, self.tokens)
-        self.audit = audit_corpus(splits, self.tokens, self.rules, self.max_rejected)
-        check_leakage(self.audit, self.allow_leakage)
+        self.audit = share(partial(self._listen, splits))
+        if not self.audit.splits:
+            self.audit.splits = {name: keep_usable(rows, self.audit.sounds[name]) for name, rows in splits.items()}
         self.splits, self.rejections = self.audit.splits, self.audit.rejections
         self.tokens.tokens_per_s = find_pace(self.splits["train"], self.tokens)
         if self.examples:
             train = self.splits["train"]
             self.in_context = InContext(train, self.tokens, self.examples, self.examples_per, self.seed)
+
+    def _listen(self, splits: Mapping[str, Dataset]) -> Audit:
+        check_texts(splits, self.tokens)
+        found = audit_corpus(splits, self.tokens, self.rules, self.max_rejected)
+        check_leakage(found, self.allow_leakage)
+        return found
 
     @cached_property
     def _read(self) -> dict[str, Dataset]:
@@ -198,8 +212,8 @@ class SpeechDataModule(L.LightningDataModule):
             list(train[WEIGHT]) if WEIGHT in train.column_names else None,
             measure_shares(rows, self.tokens, self.context) if isinstance(self.context, PackedContext) else (),
             self.stored.draws if self.stored else None,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            ranks=self.trainer.world_size if self.trainer else 1,
+            rank=self.rank,
+            ranks=self.ranks,
         )
         batches.first_batch = self.batches_taken
         return batches
@@ -220,7 +234,8 @@ class SpeechDataModule(L.LightningDataModule):
     def panel_dataloader(
         self, panel: str, context: Context | None = None, in_context: bool = False, prompts: Prompts | None = None
     ) -> DataLoader[Batch]:
-        """Every utterance of a split once, at this data module's context or at another.
+        """Every utterance of a split once, at this data module's context or at another; of several processes each has
+        its part (`share_out`).
 
         Args:
             in_context: set examples before each utterance, where the run has any (data.in_context).
@@ -230,7 +245,8 @@ class SpeechDataModule(L.LightningDataModule):
         shown = self.in_context.plan(scored) if in_context and self.in_context else [[] for _ in range(len(scored))]
         durations_s = [own + sum_seconds(before) for own, before in zip(scored["duration_s"], shown, strict=True)]
         batches = evaluation_batches(durations_s, context or self.context, self.evaluation_batch_positions)
-        return self._loader(scored, batches, shown, prompts=prompts)
+        own, repeats = share_out(batches, self.rank, self.ranks)
+        return self._loader(scored, own, shown, prompts=prompts, repeats=repeats)
 
     def one_by_one(self, split: str, count: int) -> DataLoader[Batch]:
         """`count` utterances of a split (all, where it has fewer), drawn by the seed, each a batch by itself."""
@@ -250,6 +266,7 @@ class SpeechDataModule(L.LightningDataModule):
         shown: Sequence[Sequence[Shown]] = (),
         stored: Stored | None = None,
         prompts: Prompts | None = None,
+        repeats: bool = False,
     ) -> DataLoader[Batch]:
         packed = self.context if isinstance(self.context, PackedContext) else None
         lost = max(1, int(self.max_rejected * len(dataset))) if dataset is self.training_rows else None
@@ -258,17 +275,18 @@ class SpeechDataModule(L.LightningDataModule):
             batches,
             partial(collate, padding_id=self.tokens.end_of_text),
             self.workers,
+            repeats,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """How many training batches were taken: from there a resumed run goes on."""
+        """How many training batches each process has taken, of how many: from there a resumed run goes on."""
         trainer = self.trainer
-        if trainer is None:
-            return {"batches_taken": self.batches_taken}
-        return {"batches_taken": trainer.global_step * trainer.accumulate_grad_batches}
+        taken = trainer.global_step * trainer.accumulate_grad_batches if trainer else self.batches_taken
+        return {"batches_taken": taken, "ranks": self.ranks}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.batches_taken = int(state_dict["batches_taken"])
+        """With another number of processes it goes on at the same place of the stream, or just before it."""
+        self.batches_taken = int(state_dict["batches_taken"]) * int(state_dict.get("ranks", 1)) // self.ranks
 
 
 def choose_workers(wanted: int | None) -> int:

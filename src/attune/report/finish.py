@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 from jaxtyping import Float
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import Tensor
 
@@ -63,8 +64,10 @@ def measure_split(split: Dataset) -> dict[str, float]:
 
 @contextmanager
 def keep_record(record: RunRecord, folder: Path) -> Iterator[None]:
-    """run.json exists from the first moment and says how the run ended, however it ended."""
-    write_record(record, folder)
+    """run.json exists from the first moment and says how the run ended, however it ended. Of several processes the
+    first writes it."""
+    write = rank_zero_only(write_record)
+    write(record, folder)
     try:
         yield
         record.status = "finished"
@@ -74,7 +77,7 @@ def keep_record(record: RunRecord, folder: Path) -> Iterator[None]:
         record.error = f"{type(error).__name__}: {error}"
         raise
     finally:
-        write_record(record, folder)
+        write(record, folder)
 
 
 def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, folder: Path, rate: str) -> None:

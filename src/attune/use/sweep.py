@@ -36,6 +36,7 @@ from attune.errors import InputError
 from attune.report.ablation import report_ablation
 from attune.report.record import RunRecord, write_record
 from attune.report.runs import PLAN, count_finished, find_finished, note_name, read_plan, write_plan
+from attune.text.cells import restore
 from attune.train.callbacks.checkpoints import MONITORED
 from attune.train.callbacks.throughput import reset_peak_memory
 from attune.train.loggers import MetricsFile, log_sweep
@@ -64,7 +65,8 @@ class Ablation(Callback):
 def _report(folder: Path, logger: dict[str, Any]) -> None:
     faults = report_ablation([folder], folder, make_console())
     with (folder / "ablation.csv").open(newline="", encoding="utf-8") as file:
-        log_sweep(folder, list(csv.DictReader(file)), **logger)
+        rows = [{name: restore(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+        log_sweep(folder, rows, **logger)
     if faults:
         sys.exit(1)
 
@@ -122,9 +124,9 @@ def list_jobs(config: DictConfig) -> list[list[str]]:
     if not target.endswith("BasicSweeper"):
         return []
     words = _parse(config)
-    swept = {word.get_key_element() for word in words if word.is_sweep_override()}
+    swept = {word.get_key_element(): word.is_sweep_override() for word in words}  # the last word about a key wins
     jobs = BasicSweeper.split_arguments(words, None)[0]
-    return [kept for job in jobs if (kept := [word for word in job if word.partition("=")[0] in swept])]
+    return [kept for job in jobs if (kept := [word for word in job if swept[word.partition("=")[0]]])]
 
 
 def check_sweep(config: DictConfig) -> None:

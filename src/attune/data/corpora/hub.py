@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Audio, Dataset, DatasetBuilder, IterableDataset, load_dataset_builder, load_from_disk
+from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetsError
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from attune.data.corpora.manifest import NUMBERS, OPTIONAL_COLUMNS, read_seconds
+from attune.data.corpora.places import Places
 from attune.data.corpora.schema import keep_dataset, language_code
 from attune.errors import InputError
 
-FORMAT = 1  # raise it when rows are written otherwise: it is part of the cache's key
+FORMAT = 2  # raise it when rows are written otherwise: it is part of the cache's key
 SAVED = "dataset_dict.json"  # what save_to_disk leaves
 Rows = Dataset | IterableDataset
 
@@ -43,6 +46,8 @@ class HubCorpus:
         streaming: do not download the source; see above.
         limits: split -> at most so many rows, the first.
         cache_dir: where the rows are kept; default ATTUNE_CACHE or ~/.cache/attune.
+        audio_folders: from which a row may name audio, beside a folder that is the dataset and the places where
+            `datasets` keeps what it downloads.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class HubCorpus:
         streaming: bool = False,
         limits: Mapping[str, int | None] | None = None,
         cache_dir: str | None = None,
+        audio_folders: Sequence[str] = (),
     ):
         self.path = path
         self.language = language_code(language) if language else None
@@ -70,6 +76,8 @@ class HubCorpus:
         self.streaming = streaming
         self.limits = dict(limits or {})
         self.cache_dir = Path(cache_dir or os.environ.get("ATTUNE_CACHE") or Path.home() / ".cache" / "attune")
+        own = path if Path(path).is_dir() else str(HF_DATASETS_CACHE)
+        self.places = Places(own, [str(HF_DATASETS_CACHE), HF_HUB_CACHE, *audio_folders])
         unknown = set(self.columns) - {"audio", "text", *OPTIONAL_COLUMNS[:-1]}
         if unknown:
             raise InputError(
@@ -173,7 +181,7 @@ class HubCorpus:
             return {"path": None, "bytes": contained or b""}
         if "://" in path:
             raise InputError(f"{place}: its audio lies at {path}, beside the dataset. Give data.streaming=false.")
-        return {"path": path, "bytes": None}
+        return {"path": self.places.check(path, place), "bytes": None}
 
 
 def identify(builder: DatasetBuilder) -> list[Any]:

@@ -23,7 +23,7 @@ from attune.audio.waveform import SAMPLE_RATE_HZ, WINDOW_S, encode_wav
 from attune.data.corpora.environments import place
 from attune.data.corpora.schema import FEATURES, OPTIONAL
 
-RENDERING = 2  # raise it when the rendering changes: it is part of the cache's key
+RENDERING = 3  # raise it when the rendering changes: it is part of the cache's key
 CHUNK = 16  # utterances a worker renders before it hands them over
 
 
@@ -126,6 +126,7 @@ def _speak_row(utterance: Utterance) -> dict[str, Any]:
         "audio": {"path": None, "bytes": encode_wav(waveform)},
         "text": " ".join(part["text"] for part in segments),
         "speaker": utterance.voice.name,
+        "accent": utterance.voice.accent if utterance.parts else None,
         "duration_s": waveform.shape[0] / SAMPLE_RATE_HZ,
         "prompt": utterance.prompt,
         "segments": segments if utterance.timestamps else [],

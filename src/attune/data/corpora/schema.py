@@ -23,6 +23,7 @@ FEATURES = Features(
         "language": Value("string"),  # Whisper's code
         "task": Value("string"),  # transcribe or translate
         "speaker": Value("string"),  # null where it is not known
+        "accent": Value("string"),  # as the corpus calls it; null where it is not known
         "duration_s": Value("float32"),  # null until the audit has decoded it
         "start_s": Value("float32"),  # the part of the file that is the utterance; null for all of it
         "end_s": Value("float32"),
@@ -39,7 +40,15 @@ REJECTED = "rejected"
 PAIRED = Features({**FEATURES, REJECTED: Value("string")})
 ROWS = "rows.arrow"
 ROWS_IN_MEMORY = 100  # of which each may hold the bytes of a recording
-OPTIONAL = {"task": "transcribe", "speaker": None, "duration_s": None, "start_s": None, "end_s": None, "prompt": None}
+OPTIONAL = {
+    "task": "transcribe",
+    "speaker": None,
+    "accent": None,
+    "duration_s": None,
+    "start_s": None,
+    "end_s": None,
+    "prompt": None,
+}
 
 
 class Corpus(Protocol):
