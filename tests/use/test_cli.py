@@ -5,9 +5,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import soundfile
@@ -209,3 +210,38 @@ def test_report_sets_runs_beside_each_other(attune: Attune, tmp_path: Path) -> N
     assert {"ablation.csv", "ablation.md"} <= {path.name for path in tmp_path.iterdir()}
     assert attune("report", tmp_path / "01", tmp_path / "02", "--output-dir", tmp_path / "x").code == 0
     assert (tmp_path / "x" / "ablation.md").read_text() == (tmp_path / "ablation.md").read_text()
+
+
+def make_runs(folder: Path, **second: Any) -> Path:
+    """Two finished runs, the second with other values in its run.json."""
+    for name, values in (("00", {}), ("01", second)):
+        record = RunRecord(name=name, seed=0, config={"keep": name}, status="finished", normaliser="attune 2")
+        write_record(replace(record, **values), folder / name)
+    return folder
+
+
+def test_report_refuses_numbers_of_different_things(attune: Attune, tmp_path: Path) -> None:
+    code, out, err = attune("report", make_runs(tmp_path, normaliser="whisper"))
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert "01 cannot stand in one table" in err and "'attune 2' and 'whisper'" in err
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"schema_version": 0}, "run.json has schema_version 0; this attune reads 1"),
+        ({"status": "failed", "error": "the disk is full"}, "the disk is full"),
+    ],
+)
+def test_report_shows_a_run_that_has_no_numbers(
+    attune: Attune, tmp_path: Path, second: dict[str, Any], message: str
+) -> None:
+    code, out, err = attune("report", make_runs(tmp_path, **second))
+    assert (code, err) == (1, "")
+    assert out.count("not finished: ") == 1 and message in out and "No run has finished" not in out
+
+
+def test_report_says_once_that_no_run_has_finished(attune: Attune, tmp_path: Path) -> None:
+    write_record(RunRecord(name="a", seed=0, config={}, status="interrupted", error="SIGTERM"), tmp_path / "00")
+    code, out, err = attune("report", tmp_path)
+    assert (code, err) == (1, "") and out.count("No run has finished, so there is nothing to compare yet.") == 1

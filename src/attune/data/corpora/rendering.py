@@ -14,7 +14,8 @@ import torch
 from datasets import Dataset
 from datasets.arrow_writer import ArrowWriter
 from jaxtyping import Float
-from rich.progress import track
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
 from attune.audio.speech import Voice, speak
@@ -72,8 +73,10 @@ def render(renderings: Mapping[Path, Rendering]) -> None:
         return
     chunks = {folder: _cut(each.utterances) for folder, each in renderings.items()}
     count = sum(map(len, chunks.values()))
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-        spoken = iter(track(pool.map(_speak_chunk, chain(*chunks.values())), "rendering speech", count, transient=True))
+    # Not in Jupyter: there rich's stand-in for stderr and the bars of `datasets` print each other without end.
+    bar = Progress(transient=True, disable=not Console().is_terminal)
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool, bar:
+        spoken = iter(bar.track(pool.map(_speak_chunk, chain(*chunks.values())), count, description="rendering speech"))
         for folder, each in renderings.items():
             rows = chain.from_iterable(islice(spoken, len(chunks[folder])))
             _write(({**OPTIONAL, "segments": [], "language": each.language, **row} for row in rows), folder)
