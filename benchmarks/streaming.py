@@ -87,7 +87,9 @@ def read(kind: str, source: Path, cache: Path) -> dict[str, Any]:
     peak = Peak()
     imported_s = time.perf_counter() - STARTED
     if kind == "manifest":
-        corpus = ManifestCorpus(*(str(source / f"{split}.jsonl") for split in ("train", "validation", "test")), "en")
+        corpus = ManifestCorpus(
+            *(str(source / f"{split}.jsonl") for split in ("train", "validation", "test")), language="en"
+        )
     else:
         corpus = HubCorpus(str(source), language="en", streaming=True, cache_dir=str(cache))
     data = SpeechDataModule(corpus, obtain_tokens("nano", None), AudioContext(), workers=0, listen_up_to=2000)

@@ -45,20 +45,6 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Late:
-    """A row that turned out unusable when its turn came. It goes with a batch from the worker that found it.
-
-    Args:
-        index: among the rows that are trained on.
-    """
-
-    index: int
-    id: str
-    place: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Batch:
     """Utterances whose windows have one length.
 

@@ -11,7 +11,8 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from attune.data.batch import Batch, Example, Late
+from attune.data.batch import Batch, Example
+from attune.data.late import Late
 from attune.data.sampling import Draw
 
 log = logging.getLogger(__name__)

@@ -83,17 +83,21 @@ def _expect_one(
     dataset: Dataset, index: int, path: str | None, start_s: float | None, end_s: float | None, declared_s: float | None
 ) -> float:
     """`duration_s` of a row that begins later may be the file's or the utterance's: then the header is asked."""
-    if path is not None and not (os.path.isfile(path) and os.path.getsize(path)):
-        return 0.0
-    if end_s is not None:
-        return end_s - (start_s or 0.0)
-    if declared_s and not start_s:
-        return declared_s
+    said_s = end_s - (start_s or 0.0) if end_s is not None else 0.0 if start_s else declared_s
+    if said_s:
+        return said_s if path is None or _holds_something(path) else 0.0
     try:
         source = path if path is not None else cast(Any, dataset[int(index)])["audio"]["bytes"]
         return measure_seconds(source, start_s)
     except AudioError:
         return 0.0
+
+
+def _holds_something(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except OSError:
+        return False
 
 
 def hear(

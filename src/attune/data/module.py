@@ -3,7 +3,6 @@
 corpus (rows of one schema) -> audit (broken rows set aside) -> sampling (windows, batches) -> waveform -> Batch
 """
 
-import logging
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
 from jaxtyping import Float
@@ -30,21 +28,19 @@ from attune.data.audit import (
     keep_usable,
     load_row,
 )
-from attune.data.batch import Batch, Late, collate
+from attune.data.batch import Batch, collate
 from attune.data.corpora.schema import PAIRED, WEIGHT, Corpus, OffersMore
 from attune.data.enduring import EnduringLoader
 from attune.data.few_shot import FewShot
 from attune.data.findings import Findings, Rejection, read_rules
 from attune.data.in_context import InContext, Shown, check_in_context, sum_seconds
+from attune.data.late import Late, LateRows
 from attune.data.packing import measure_shares
 from attune.data.sampling import Draw, TrainingBatches, draw_again, evaluation_batches, group, share_out
-from attune.data.texts import read_names
-from attune.data.utterances import Stored, Utterances, check_late
+from attune.data.utterances import Stored, Utterances
 from attune.data.vocabulary import CustomVocabulary, Prompts
 from attune.errors import InputError
 from attune.text.tokens import Tokens
-
-log = logging.getLogger(__name__)
 
 
 class SpeechDataModule(L.LightningDataModule):
@@ -126,7 +122,7 @@ class SpeechDataModule(L.LightningDataModule):
         self.splits: dict[str, Dataset] = {}
         self.rejections: list[Rejection] = []
         self.rank, self.ranks = rank, ranks
-        self.late: dict[int, str] = {}  # index in training_rows: why it turned out unusable after the start
+        self.late = LateRows()
         self.batches_taken = 0  # by each process
         self.stored: Stored | None = None  # encoder states in the place of training's sound (cache=encoder)
 
@@ -305,37 +301,24 @@ class SpeechDataModule(L.LightningDataModule):
         Raises:
             InputError: there are more than `max_late`.
         """
-        if late.index in self.late:
-            return
-        self.late[late.index] = late.reason
-        log.warning(
-            "attune: %s: %s can no longer be read, or never could (%s); it is set aside, and training goes on.",
-            late.place, late.id, late.reason,
-        )  # fmt: skip
-        check_late(len(self.late), self.max_late, late)
+        self.late.note(late, self.max_late)
 
     def list_rejections(self) -> list[Rejection]:
         """What was set aside at the start, and behind it what was since."""
-        own, names = len(self.splits["train"]), read_names(self.training_rows, np.array(list(self.late), int))
-        late = zip(self.late.items(), names, strict=True)
-        return [
-            *self.rejections,
-            *(
-                Rejection("train" if index < own else "replay", row["id"], row["place"], f"late: {reason}")
-                for (index, reason), row in late
-            ),
-        ]
+        own = len(self.splits["train"])
+        return [*self.rejections, *(self.late.list_rejections(self.training_rows, own) if self.late else [])]
 
     def state_dict(self) -> dict[str, Any]:
         """How many training batches each process has taken, of how many: from there a resumed run goes on."""
-        trainer, late = self.trainer, {str(index): reason for index, reason in self.late.items()}
+        trainer = self.trainer
         taken = trainer.global_step * trainer.accumulate_grad_batches if trainer else self.batches_taken
-        return {"batches_taken": taken, "ranks": self.ranks, **({"late": late} if late else {})}
+        late = {"late": self.late.state_dict()} if self.late else {}
+        return {"batches_taken": taken, "ranks": self.ranks, **late}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """With another number of processes it goes on at the same place of the stream, or just before it."""
         self.batches_taken = int(state_dict["batches_taken"]) * int(state_dict.get("ranks", 1)) // self.ranks
-        self.late = {int(index): reason for index, reason in state_dict.get("late", {}).items()}
+        self.late.load_state_dict(state_dict.get("late", {}))
 
 
 def choose_workers(wanted: int | None) -> int:

@@ -12,9 +12,10 @@ from torch import Tensor
 from attune.audio.context import PackedContext
 from attune.audio.waveform import POSITIONS_PER_S, SAMPLE_RATE_HZ, AudioError
 from attune.data.audit import encode_rejected, encode_row, load_row
-from attune.data.batch import Example, Late
+from attune.data.batch import Example
 from attune.data.corpora.mapping import let_go
 from attune.data.in_context import InContext, Shown
+from attune.data.late import Late, check_late
 from attune.data.packing import join_rows
 from attune.data.sampling import Draw
 from attune.data.states import StoredStates
@@ -193,17 +194,3 @@ class Utterances(torch.utils.data.Dataset[Example | Late]):
         seconds = waveform.shape[0] / SAMPLE_RATE_HZ
         if self.max_late is not None and seconds > room_s:
             raise AudioError(f"longer than its row or its header says: {seconds:.2f} s, where {room_s:.2f} s are free")
-
-
-def check_late(count: int, allowed: int, last: Late) -> None:
-    """Stop a run that trains on less than it was to.
-
-    Raises:
-        InputError: more than `allowed` utterances cannot be used.
-    """
-    if count > allowed:
-        raise InputError(
-            f"{count} training utterances can no longer be read, or never could, more than data.max_rejected allows. "
-            f"The last is {last.id} ({last.place}: {last.reason}). If the disk has gone and is back: python train.py "
-            "resume=RUN. If the corpus is so, `attune audit` lists what is wrong with it."
-        )
