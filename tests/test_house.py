@@ -29,8 +29,9 @@ model.finetune.ctc model.finetune.top model.finetune.gradual model.finetune.adap
 model.skeleton model.flops model.align model.bias model.lean model.decode model.sample model.likelihood
 model.reward_head
 score.metrics score.statistics score.significance score.agreement score.terms score.panel
-train.files train.energy train.schedule train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc
-train.objective.penalty train.objective.l2sp train.objective.ewc train.objective.distill
+train.files train.energy train.allocator train.schedule
+train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc train.objective.penalty
+train.objective.l2sp train.objective.ewc train.objective.distill
 train.objective.preparation train.objective.reference train.objective.hypotheses train.objective.mwer
 train.objective.rewards train.objective.grpo train.objective.dpo train.objective.reward_model train.augmentation
 train.ranks train.strategies train.recovery train.memory train.module train.sharding
