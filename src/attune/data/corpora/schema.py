@@ -2,7 +2,8 @@
 
 import atexit
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, Protocol, runtime_checkable
@@ -65,6 +66,33 @@ class OffersMore(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class RowStream:
+    """Training rows that are kept nowhere.
+
+    Args:
+        shards: into how many files or archives they are cut.
+        read: the rows of a shard, from its first on, all columns of the schema in each.
+    """
+
+    shards: int
+    read: Callable[[int], Iterator[Mapping[str, Any]]]
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A corpus whose training split may be streamed; `train` of its splits is a sample then, for the audit."""
+
+    def stream(self) -> RowStream | None:
+        """None where it is not."""
+        ...
+
+
+def complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """With all columns of the schema."""
+    return {**OPTIONAL, "segments": [], **row}
+
+
 def build_dataset(rows: Iterable[Mapping[str, Any]], features: Features = FEATURES) -> Dataset:
     """Rows with at least id, audio, text, language and place -> a dataset of the schema, or of PAIRED.
 
@@ -98,7 +126,7 @@ def keep_dataset(read: Callable[[], Iterable[Mapping[str, Any]]], folder: Path) 
 def _write(rows: Iterable[Mapping[str, Any]], path: Path, features: Features = FEATURES) -> Path:
     with ArrowWriter(features=features, path=str(path), writer_batch_size=ROWS_IN_MEMORY) as writer:
         for row in rows:
-            writer.write({**OPTIONAL, "segments": [], **row})
+            writer.write(complete_row(row))
         writer.finalize()
     return path
 
