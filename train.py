@@ -42,6 +42,7 @@ from attune.train.callbacks.encoder_cache import check_cache  # noqa: E402
 from attune.train.callbacks.interruption import Interruption  # noqa: E402
 from attune.train.callbacks.late_rejections import LateRejections  # noqa: E402
 from attune.train.callbacks.progress import ProgressLine  # noqa: E402
+from attune.train.callbacks.streamed_rejections import StreamedRejections  # noqa: E402
 from attune.train.callbacks.throughput import Throughput  # noqa: E402
 from attune.train.interpolation import check_weapons, make_interpolation  # noqa: E402
 from attune.train.loggers import close_wandb, make_loggers  # noqa: E402
@@ -115,7 +116,7 @@ def train(config: DictConfig) -> None:
     loggers = make_loggers(run.folder, config.name, plain(config), **plain(config.logger)) if ranks.first else []
     speed = Throughput(run.opened_at or LAUNCHED_AT)
     interruption = Interruption(run.folder, checkpoints.last)
-    watchers = [speed, ProgressLine(console), LateRejections(run.folder, data)]
+    watchers = [speed, ProgressLine(console), LateRejections(run.folder, data), StreamedRejections(run.folder)]
     callbacks = [*watchers, *checkpoints.callbacks, interruption, *([cache] if cache else [])]
     added = {"folder": str(run.folder), "loggers": loggers, "callbacks": callbacks, "monitored": checkpoints.monitored}
     trainer = build(config.trainer, **added, devices=ranks.devices, num_nodes=ranks.nodes)

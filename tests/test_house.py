@@ -17,9 +17,9 @@ data.corpora.mapping data.corpora.schema data.corpora.places data.corpora.manife
 data.corpora.division data.corpora.common_voice data.corpora.librispeech data.corpora.timed_text
 data.corpora.folder data.corpora.hub data.corpora.mixture data.corpora.environments data.corpora.rendering
 data.corpora.synthetic data.corpora.pretraining data.corpora.spoken_terms data.findings data.texts
-data.leakage data.hearing data.listening data.audit data.late
-data.batch data.packing data.sampling data.states data.subwords data.few_shot data.in_context
-data.vocabulary data.utterances data.enduring data.module
+data.leakage data.hearing data.listening data.audit data.late data.batch data.packing data.sampling
+data.processes data.states data.subwords data.few_shot data.in_context data.vocabulary data.utterances
+data.enduring data.streaming data.module
 model.additions model.whisper model.scratch model.save
 model.finetune.quantize model.finetune.base model.finetune.targets
 model.finetune.none model.finetune.depth model.finetune.full model.finetune.layers model.finetune.lora
@@ -37,7 +37,8 @@ train.objective.rewards train.objective.grpo train.objective.dpo train.objective
 train.ranks train.strategies train.recovery train.memory train.module train.sharding
 train.callbacks.moving_average train.callbacks.random_state train.callbacks.checkpoints
 train.callbacks.interruption train.callbacks.not_finite train.callbacks.progress train.callbacks.throughput
-train.callbacks.encoder_cache train.callbacks.compiled train.callbacks.late_rejections train.reach
+train.callbacks.encoder_cache train.callbacks.compiled train.callbacks.streamed_rejections
+train.callbacks.late_rejections train.reach
 train.loggers train.trainer train.aid train.scoring train.tuning train.interpolation
 report.predictions report.record report.terms report.audit_page report.sentences
 report.divergence report.errors report.figures report.augmentations report.run_page report.finish

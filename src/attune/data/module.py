@@ -29,14 +29,16 @@ from attune.data.audit import (
     load_row,
 )
 from attune.data.batch import Batch, collate
-from attune.data.corpora.schema import PAIRED, WEIGHT, Corpus, OffersMore
+from attune.data.corpora.schema import PAIRED, WEIGHT, Corpus, OffersMore, RowStream, Streams
 from attune.data.enduring import EnduringLoader
 from attune.data.few_shot import FewShot
 from attune.data.findings import Findings, Rejection, read_rules
 from attune.data.in_context import InContext, Shown, check_in_context, sum_seconds
 from attune.data.late import Late, LateRows
 from attune.data.packing import measure_shares
-from attune.data.sampling import Draw, TrainingBatches, draw_again, evaluation_batches, group, share_out
+from attune.data.processes import gather, share_out
+from attune.data.sampling import Draw, TrainingBatches, draw_again, evaluation_batches, group
+from attune.data.streaming import StreamedBatches, StreamLoader, check_stream, read_places
 from attune.data.utterances import Stored, Utterances
 from attune.data.vocabulary import CustomVocabulary, Prompts
 from attune.errors import InputError
@@ -124,6 +126,9 @@ class SpeechDataModule(L.LightningDataModule):
         self.rank, self.ranks = rank, ranks
         self.late = LateRows()
         self.batches_taken = 0  # by each process
+        self.stream: RowStream | None = None  # training utterances that are kept nowhere (data.streaming=shards)
+        self.streamed: StreamLoader | None = None
+        self.stream_state: Mapping[str, Any] = {}
         self.stored: Stored | None = None  # encoder states in the place of training's sound (cache=encoder)
 
     def prepare(self, share: Callable[[Callable[[], Audit]], Audit] = lambda make: make()) -> None:
@@ -144,9 +149,18 @@ class SpeechDataModule(L.LightningDataModule):
             self.audit.splits = {name: keep_usable(rows, self.audit.sounds[name]) for name, rows in splits.items()}
         self.splits, self.rejections = self.audit.splits, self.audit.rejections
         self.tokens.tokens_per_s = find_pace(self.splits["train"], self.tokens)
+        if isinstance(self.corpus, Streams) and (stream := self.corpus.stream()):
+            self._begin_stream(stream)
         if self.examples:
             train = self.splits["train"]
             self.in_context = InContext(train, self.tokens, self.examples, self.examples_per, self.seed)
+
+    def _begin_stream(self, stream: RowStream) -> None:
+        few, packed = self.few_shot.shots, isinstance(self.context, PackedContext) and "packed"
+        asked = {"data.shots": few, "data.replay": self.replay, "context": packed, "vocabulary": self.vocabulary}
+        check_stream(**asked, **{"data.in_context": self.examples})
+        self.stream = stream
+        self.drawn = f"training streams {stream.shards} shards; the audit has heard the rows counted above, the first"
 
     def _listen(self, splits: Mapping[str, Dataset]) -> Audit:
         check_texts(splits, self.tokens)
@@ -201,10 +215,21 @@ class SpeechDataModule(L.LightningDataModule):
         known = [[name for name in PAIRED if name in split.column_names] for split in splits]
         return concatenate_datasets([split.select_columns(names) for split, names in zip(splits, known, strict=True)])
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Batch] | StreamLoader:
+        if self.stream is not None:
+            return self._stream(self.stream)
         prompts = self.vocabulary.training_prompts() if self.vocabulary else None
         batches = self.training_batches()
         return self._loader(self.training_rows, batches, stored=self.stored, prompts=prompts, max_late=self.max_late)
+
+    def _stream(self, source: RowStream) -> StreamLoader:
+        places = read_places(self.stream_state, self.workers) if self.stream_state else {}
+        batches = StreamedBatches(
+            source, self.tokens, self.context, self.batch_positions, self.seed, self.rank, self.ranks, places,
+            self.batches_taken,
+        )  # fmt: skip
+        self.streamed = StreamLoader(batches, self.workers, self.max_rejected)
+        return self.streamed
 
     def training_batches(self) -> TrainingBatches:
         """The stream of this process, from the batch on that comes next."""
@@ -312,13 +337,23 @@ class SpeechDataModule(L.LightningDataModule):
         """How many training batches each process has taken, of how many: from there a resumed run goes on."""
         trainer = self.trainer
         taken = trainer.global_step * trainer.accumulate_grad_batches if trainer else self.batches_taken
-        late = {"late": self.late.state_dict()} if self.late else {}
-        return {"batches_taken": taken, "ranks": self.ranks, **late}
+        state: dict[str, Any] = {"batches_taken": taken, "ranks": self.ranks}
+        if self.late:
+            state["late"] = self.late.state_dict()
+        if self.streamed is not None:
+            state["streams"] = gather(self.streamed.state(taken))  # every process has a place of its own
+        return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """With another number of processes it goes on at the same place of the stream, or just before it."""
         self.batches_taken = int(state_dict["batches_taken"]) * int(state_dict.get("ranks", 1)) // self.ranks
         self.late.load_state_dict(state_dict.get("late", {}))
+        streams = state_dict.get("streams", [])
+        if streams and len(streams) != self.ranks:
+            raise InputError(
+                f"{len(streams)} processes streamed this run; as many must go on with it, not {self.ranks}."
+            )
+        self.stream_state = streams[self.rank] if streams else {}
 
 
 def choose_workers(wanted: int | None) -> int:

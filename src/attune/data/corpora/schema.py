@@ -3,6 +3,7 @@
 import atexit
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, Protocol, runtime_checkable
@@ -77,6 +78,33 @@ class OffersMore(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class RowStream:
+    """Training rows that are kept nowhere.
+
+    Args:
+        shards: into how many files or archives they are cut.
+        read: the rows of a shard, from its first on, all columns of the schema in each.
+    """
+
+    shards: int
+    read: Callable[[int], Iterator[Mapping[str, Any]]]
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A corpus whose training split may be streamed; `train` of its splits is a sample then, for the audit."""
+
+    def stream(self) -> RowStream | None:
+        """None where it is not."""
+        ...
+
+
+def complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """With all columns of the schema."""
+    return {**OPTIONAL, "segments": [], **row}
+
+
 def build_dataset(rows: Iterable[Mapping[str, Any]], features: Features = FEATURES) -> Dataset:
     """Rows with at least id, audio, text, language and place -> a dataset of the schema, or of PAIRED.
 
@@ -120,7 +148,7 @@ def _gather(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]
     chunk: list[dict[str, Any]] = []
     size = 0
     for row in rows:
-        chunk.append({**OPTIONAL, "segments": [], **row})
+        chunk.append(complete_row(row))
         size += len(row["audio"]["bytes"] or b"")
         if len(chunk) >= ROWS_IN_MEMORY or size >= BYTES_IN_MEMORY:
             yield chunk
