@@ -76,7 +76,9 @@ def make_published(size: str, device: torch.device) -> Whisper:
     return Whisper(network.train(), tokens).to(device)
 
 
-def make_noise_batch(whisper: Whisper, positions: Sequence[int], speech_s: float | None = None) -> Batch:
+def make_noise_batch(
+    whisper: Whisper, positions: Sequence[int], speech_s: float | None = None, text_tokens: int = TEXT_TOKENS
+) -> Batch:
     """A window of noise for each number of positions (all equal, as in every batch), with random ids as its text."""
     rng, tokens = random.Random(len(positions)), whisper.tokens
     vocabulary: int = whisper.network.config.vocab_size
@@ -84,7 +86,7 @@ def make_noise_batch(whisper: Whisper, positions: Sequence[int], speech_s: float
     for index, each in enumerate(positions):
         samples = round(speech_s * SAMPLE_RATE_HZ) if speech_s else each * SAMPLES_PER_POSITION
         prefix = tokens.prefix("en")
-        ids = [*prefix, *(rng.randrange(vocabulary) for _ in range(TEXT_TOKENS)), tokens.end_of_text]
+        ids = [*prefix, *(rng.randrange(vocabulary) for _ in range(text_tokens)), tokens.end_of_text]
         sound = 0.1 * torch.randn(samples)
         examples.append(
             Example(

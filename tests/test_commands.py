@@ -36,7 +36,7 @@ def find_commands(text: str) -> Iterator[str]:
 def find_in_shell(block: str) -> Iterator[str]:
     """Lines that call one of the two, with continued lines joined."""
     for line in block.replace("\\\n", " ").splitlines():
-        for part in re.split(r"&& | > |; ", line):
+        for part in re.split(r"&& | > |; | \| ", line):
             if COMMAND.match(part.strip()):
                 yield part.strip()
 

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from whispers import awaken, copy_of, make_batch
 
 from attune.data.batch import Batch
-from attune.data.sampling import Draw, share_out
+from attune.data.processes import gather, share_out
+from attune.data.sampling import Draw
 from attune.errors import InputError
 from attune.model.finetune.adalora import Adalora
 from attune.model.finetune.base import FineTuning
@@ -24,7 +25,7 @@ from attune.train.loggers import MetricsFile
 from attune.train.module import WhisperModule
 from attune.train.objective.cross_entropy import CrossEntropy
 from attune.train.objective.mwer import Mwer
-from attune.train.ranks import Ranks, gather
+from attune.train.ranks import Ranks
 from attune.train.sharding import check_sharding, choose_module
 from attune.train.trainer import make_trainer
 

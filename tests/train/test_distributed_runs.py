@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from distributed import ROOT, launch, run
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 
 from attune.audio.speech import Voice, speak
 from attune.audio.waveform import encode_wav
+from attune.data.corpora.schema import FEATURES, complete_row
 from attune.train.module import WhisperModule
 
 pytestmark = pytest.mark.slow
@@ -210,6 +213,39 @@ def test_slurm_gives_notice_and_begins_the_job_again(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert run_two(again) == [0, 0]
     check_equal(folder, whole, 0.0)
+
+
+@pytest.fixture(scope="module")
+def shards(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The training utterances in three parquet files; one is broken."""
+    folder = tmp_path_factory.mktemp("shards")
+    source = Path(next(word for word in words if word.startswith("data.train=")).partition("=")[2])
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    sounds = [{"path": None, "bytes": (source.parent / row["audio"]).read_bytes()} for row in rows]
+    table = [
+        complete_row({**row, "id": "", "place": "", "audio": sound}) for row, sound in zip(rows, sounds, strict=True)
+    ]
+    broken = {**table[0], "audio": {"path": None, "bytes": b"no sound"}}
+    parts = {"train-0": table[:3], "train-1": [*table[3:5], broken], "train-2": table[5:]}
+    for name, part in {**parts, "validation-0": table[:3], "test-0": table[:5]}.items():
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_pylist(part, schema=FEATURES.arrow_schema), folder / f"{name}.parquet"
+        )
+    kept = [word for word in words if not word.startswith("data.t") and not word.startswith(("data.v", "data="))]
+    named = [f"data.files={{train:'{folder}/train-*',validation:'{folder}/validation-*',test:'{folder}/test-*'}}"]
+    stream = ["data=hub", "data.path=parquet", "data.language=en", "data.streaming=shards", "data.max_rejected=0.5"]
+    return [*kept, *stream, *named, "data.workers=1", "trainer=ddp"]
+
+
+def test_streams_of_two_processes_go_on(shards: list[str], tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run_two([*shards, *DROPOUT, f"folder={whole}"]) == [0, 0]
+    rejected = (whole / "rejected.csv").read_text("utf-8-sig")
+    assert 'shard 1, row 2",cannot be decoded' in rejected  # met by one process, written by the first
+    codes = run_two([*shards, *DROPOUT, f"folder={cut}"], lambda rank: signal_at_step(signal.SIGTERM, 5)())
+    assert codes == [143, 143]
+    assert run_two([f"resume={cut}"]) == [0, 0]
+    check_equal(cut, whole, 0.0)
 
 
 def test_sharded_weights_go_on(words: list[str], tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 import soundfile
 import torch
 
-from attune.audio.waveform import SAMPLE_RATE_HZ
+from attune.audio.waveform import SAMPLE_RATE_HZ, encode_wav
 from attune.model.save import save_whisper
 from attune.model.scratch import Scratch, make_tokens, make_whisper
 from attune.report.record import RunRecord, write_record
@@ -118,6 +119,37 @@ def test_an_output_folder_takes_everything(attune: Attune, run_folder: Path, tal
     assert text["language"] in make_tokens(50).languages
 
 
+def test_words_and_pauses(attune: Attune, run_folder: Path, talk: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.wav"
+    other.write_bytes(encode_wav(torch.from_numpy(soundfile.read(talk, dtype="float32")[0][:16_000])))
+    for more in ([], ["--pauses", "--batch", "3", "--longest", "5"]):
+        folder = tmp_path / f"out{len(more)}"
+        code, out, err = attune(
+            "transcribe", run_folder, talk, other, "--language=en", "--words", "--format=text,json,vtt,srt",
+            "--output-dir", folder, *more,
+        )  # fmt: skip
+        assert (code, out, err) == (0, "", "")
+        written = json.loads((folder / "other.json").read_text())
+        words = [word for segment in written["segments"] for word in segment["words"]]
+        assert (folder / "other.srt").read_text().count("-->") == len(words) > 0
+        assert len((folder / "other.txt").read_text().split("\n")) - 1 == len(words)
+    code, out, _ = attune("transcribe", run_folder, talk, other, "--language=en", "--pauses", "--words")
+    assert code == 0 and {line.split("\t")[0] for line in out.split("\n")[:-1]} == {str(talk), str(other)}
+
+
+def test_standard_input(
+    attune: Attune, run_folder: Path, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = attune("transcribe", run_folder, talk, "--language=en", "--format=srt", "--output-dir", tmp_path)
+    assert expected.code == 0
+    for words in (["--format=srt"], ["--format=text,srt", "--output-dir", tmp_path / "in"]):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=talk.open("rb")))
+        code, out, err = attune("transcribe", run_folder, "-", "--language=en", *words)
+        assert (code, err) == (0, "")
+        written = out if len(words) == 1 else (tmp_path / "in" / "stdin.srt").read_text()
+        assert written == (tmp_path / "talk.srt").read_text()
+
+
 def test_a_users_file_is_not_overwritten_unasked(attune: Attune, run_folder: Path, talk: Path) -> None:
     talk.with_suffix(".srt").write_text("mine")
     code, out, err = attune("transcribe", run_folder, talk, "--format", "srt")
@@ -150,6 +182,11 @@ def test_what_cannot_be_written_fails_alone(attune: Attune, run_folder: Path, ta
         (["transcribe", "RUN", "TALK", "--format", "srt", "--no-timestamps"], "subtitles are made of times"),
         (["transcribe", "RUN", "TALK", "other/talk.wav", "--format=srt", "--output-dir=x"], "would both be written to"),
         (["transcribe", "RUN", "TALK", "--output-dir", "TALK"], "is a file"),
+        (["transcribe", "RUN", "-", "--format", "srt,vtt"], "stdout takes one of them. Give --output-dir=DIR"),
+        (["transcribe", "RUN", "TALK", "--words", "--task", "translate"], "are said at no time"),
+        (["transcribe", "RUN", "TALK", "--batch", "4"], "--batch is for --pauses"),
+        (["transcribe", "RUN", "TALK", "--pauses", "--batch", "0"], "accepted are 1 and more"),
+        (["transcribe", "RUN", "TALK", "--longest", "60"], "accepted are 2 to 30 s"),
     ],
 )
 def test_bad_input_is_one_message(

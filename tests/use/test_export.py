@@ -34,7 +34,7 @@ TYPES = {
 }
 
 
-def make_run(folder: Path, model: Path, *words: str) -> Whisper:
+def make_run(folder: Path, model: Path | str, *words: str) -> Whisper:
     """What a run that was stopped leaves: config.yaml, checkpoints and the tokenizer. The best model."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", [f"model.name_or_path={model}", "name=test", *words])

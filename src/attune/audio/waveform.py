@@ -69,12 +69,7 @@ def load_recording(
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
             rate_hz = file.samplerate
-            if not SLOWEST_HZ <= rate_hz <= FASTEST_HZ:
-                raise AudioError(f"cannot be decoded: its header names a sampling rate of {rate_hz} Hz")
-            first = int((start_s or 0.0) * rate_hz)
-            last = file.frames if end_s is None else min(int(end_s * rate_hz), file.frames)
-            if first > 0 and first >= file.frames:
-                raise AudioError(f"cut: it ends at {file.frames / rate_hz:.2f} s, before start_s={start_s:g}")
+            first, last = _find_part(file, start_s, end_s)
             wanted = max(last - first, 0)
             if MOST_FRAMES < wanted < UNKNOWN_FRAMES:
                 raise AudioError(_too_long(f"{wanted / rate_hz:.1f} s by its header"))
@@ -86,6 +81,32 @@ def load_recording(
     if len(samples) > MOST_FRAMES:
         raise AudioError(_too_long(f"more than {MOST_FRAMES / rate_hz:.1f} s"))
     return resample(samples, rate_hz), rate_hz
+
+
+def measure_seconds(source: str | Path | bytes, start_s: float | None = None, end_s: float | None = None) -> float:
+    """How long an utterance is by the header of its file, in seconds: nothing is decoded, so that it may be wrong.
+
+    Raises:
+        AudioError: there is no such header.
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+            first, last = _find_part(file, start_s, end_s)
+            return max(last - first, 0) / file.samplerate
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError):
+        raise AudioError(f"cannot be decoded: {_reason(source)}") from None
+
+
+def _find_part(file: soundfile.SoundFile, start_s: float | None, end_s: float | None) -> tuple[int, int]:
+    """First and last frame, by the file's own rate."""
+    rate_hz = file.samplerate
+    if not SLOWEST_HZ <= rate_hz <= FASTEST_HZ:
+        raise AudioError(f"cannot be decoded: its header names a sampling rate of {rate_hz} Hz")
+    first = int((start_s or 0.0) * rate_hz)
+    last = file.frames if end_s is None else min(int(end_s * rate_hz), file.frames)
+    if first > 0 and first >= file.frames:
+        raise AudioError(f"cut: it ends at {file.frames / rate_hz:.2f} s, before start_s={start_s:g}")
+    return first, last
 
 
 def read_mono(file: soundfile.SoundFile, frames: int) -> Float[Tensor, "frame"]:

@@ -9,7 +9,7 @@ from attune.audio.context import Context, PackedContext
 from attune.data.packing import Share, pack
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are as many as rows
 class Draw:
     """A window.
 
@@ -140,21 +140,6 @@ def evaluation_batches(durations_s: Sequence[float], context: Context, batch_pos
     order = sorted(range(len(durations_s)), key=lambda index: -durations_s[index])
     draws = [Draw(index, context.positions(durations_s[index], None)) for index in order]
     return group(draws, batch_positions)
-
-
-def share_out(batches: Sequence[list[Draw]], rank: int, ranks: int) -> tuple[list[list[Draw]], bool]:
-    """What one of several processes scores, and whether it only repeats what another does.
-
-    Each batch is one process's. Where there are fewer batches than processes the largest are cut, which no transcript
-    depends on; where there are fewer utterances, the processes without one repeat the first: none may be without a
-    batch, because all wait for each other.
-    """
-    shared = list(batches)
-    while len(shared) < ranks and (size := max(map(len, shared))) > 1:
-        place = next(index for index, batch in enumerate(shared) if len(batch) == size)
-        shared[place : place + 1] = [shared[place][: size // 2], shared[place][size // 2 :]]
-    own = shared[rank::ranks]
-    return (own, False) if own else (shared[:1], True)
 
 
 def group(draws: Sequence[Draw], batch_positions: int) -> list[list[Draw]]:

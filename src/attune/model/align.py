@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import WhisperForConditionalGeneration
@@ -35,7 +35,7 @@ def align(
     states: Float[Tensor, "batch position width"],
     prefixes: Sequence[Sequence[int]],
     written: Sequence[Sequence[int]],
-    positions: Sequence[int],
+    audible: Sequence[Int[np.ndarray, "position"]],
 ) -> list[list[Span]]:
     """When each token that a model wrote is said.
 
@@ -43,25 +43,28 @@ def align(
         states: of the encoder.
         prefixes: what the decoder was given before the text, each without times.
         written: text ids, without times and <|endoftext|>.
-        positions: how many encoder positions of each row hold its audio.
+        audible: of each row, the encoder positions at which there is something to hear, in order. A pause belongs to no
+            token, and the path jumps over it.
 
     Returns:
         Of each row, a span for each of its ids; they never go back.
     """
     head = find_writer(whisper.network)
     if head is not None:
-        rows = zip(head(states).argmax(dim=-1).tolist(), positions, written, strict=True)
-        return [_find_runs(head, best[: length + TAIL_POSITIONS])[: len(ids)] for best, length, ids in rows]
-    inputs = pad_tokens([[*prefix, *ids] for prefix, ids in zip(prefixes, written, strict=True)], 0)
+        rows = zip(head(states).argmax(dim=-1).tolist(), audible, written, strict=True)
+        return [_find_runs(head, best[: heard[-1] + 1 + TAIL_POSITIONS])[: len(ids)] for best, heard, ids in rows]
+    fed = [[*prefix, *ids][: whisper.tokens.max_tokens] for prefix, ids in zip(prefixes, written, strict=True)]
+    inputs = pad_tokens(fed, 0)
     heads = choose_heads(whisper.network)
     with _watching(whisper.network, heads) as seen:
         whisper.decode(states, inputs.to(states.device))
     spans = []
-    for row, (prefix, ids, length) in enumerate(zip(prefixes, written, positions, strict=True)):
-        looks = _weigh(seen, heads, row, len(prefix) + len(ids), min(length, states.shape[1]))
+    for row, (prefix, ids, heard) in enumerate(zip(prefixes, written, audible, strict=True)):
+        looks = _weigh(seen, heads, row, len(fed[row]), heard)
         # The query at a token looks for the next one; the last looks for the end.
         starts = warp(-looks[len(prefix) - 1 :]) if ids else [0]
-        spans.append(list(pairwise(starts)))
+        found = [(int(heard[start]), int(heard[max(start, end - 1)]) + 1) for start, end in pairwise(starts)]
+        spans.append([*found, *[(found[-1][1],) * 2] * (len(ids) - len(found))] if found else [])
     return spans
 
 
@@ -98,12 +101,16 @@ def _watching(
 
 
 def _weigh(
-    seen: Mapping[tuple[int, str], Tensor], heads: Mapping[int, Sequence[int]], row: int, tokens: int, positions: int
-) -> np.ndarray:
+    seen: Mapping[tuple[int, str], Tensor],
+    heads: Mapping[int, Sequence[int]],
+    row: int,
+    tokens: int,
+    audible: Int[np.ndarray, "position"],
+) -> Float[np.ndarray, "token position"]:
     """Where one row's tokens look, (token, position): standardised over the tokens, smoothed, averaged over heads."""
     looks = []
     for layer, chosen in heads.items():
-        queries, keys = seen[layer, "q"][row, :tokens].float(), seen[layer, "k"][row, :positions].float()
+        queries, keys = seen[layer, "q"][row, :tokens].float(), seen[layer, "k"][row, audible].float()
         scores = torch.einsum("thd,phd->htp", queries[:, chosen], keys[:, chosen]) * queries.shape[-1] ** -0.5
         weights = scores.softmax(dim=-1)
         spread = weights.std(dim=1, keepdim=True, correction=0).clamp(min=1e-9)

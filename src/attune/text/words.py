@@ -17,14 +17,21 @@ def split_words(tokens: Tokens, ids: Sequence[int], language: str | None) -> lis
     Args:
         ids: of text alone, without times and other special tokens.
     """
+    every = spells_without_spaces(language)
     words: list[tuple[str, int]] = []
     for text, count in _join_bytes(tokens, ids):
-        begins = text[:1].isspace() or spells_without_spaces(language)
-        if words and (not begins or not _is_spoken(text) or not _is_spoken(words[-1][0])):
-            before, more = words.pop()
-            text, count = before + text, more + count
-        words.append((text, count))
-    return [(text.strip(), count) for text, count in words]
+        _add(words, text, count, is_new=every or text[:1].isspace())
+    spoken: list[tuple[str, int]] = []
+    for text, count in words:  # punctuation that stands alone goes with the word before it, or with the first
+        _add(spoken, text, count, is_new=bool(spoken) and _is_spoken(text) and _is_spoken(spoken[-1][0]))
+    return [(text.strip(), count) for text, count in spoken]
+
+
+def _add(words: list[tuple[str, int]], text: str, count: int, is_new: bool) -> None:
+    if words and not is_new:
+        before, more = words.pop()
+        text, count = before + text, more + count
+    words.append((text, count))
 
 
 def _join_bytes(tokens: Tokens, ids: Sequence[int]) -> list[tuple[str, int]]:

@@ -300,6 +300,16 @@ def find_resident() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def find_process(module: nn.Module) -> int:
+    """Bytes that this process has in memory beside the module's. Weights that were mapped from a file are in memory
+    once they have been read: so they are read here."""
+    tensors = [*module.parameters(), *module.buffers()]
+    for tensor in tensors:
+        if tensor.device.type == "cpu":
+            tensor.detach().sum()
+    return max(0, find_resident() - sum(tensor.nbytes for tensor in tensors))
+
+
 def _read_number(path: str, name: str = "", unit: int = 1) -> int | None:
     """The number in a file of the system, behind a name if there is one; None where it is not there."""
     try:

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from attune.audio.waveform import SAMPLE_RATE_HZ, SAMPLES_PER_POSITION
 from attune.data.batch import Batch
+from attune.data.processes import gather
 from attune.model.bias import TermBias
 from attune.model.decode import decode
 from attune.model.finetune.base import FineTuning, Scheduled, advance, after_step, parameter_groups, regularisation
@@ -24,7 +25,6 @@ from attune.train.augmentation import Augmentation
 from attune.train.objective.cross_entropy import CrossEntropy, LossTerms
 from attune.train.objective.penalty import Estimated, Penalty
 from attune.train.objective.preparation import Prepared
-from attune.train.ranks import gather
 from attune.train.recovery import Recovery, can_recover
 from attune.train.schedule import default_learning_rate, describe_learning_rate, linear_decay
 from attune.train.strategies import own_part

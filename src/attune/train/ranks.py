@@ -7,7 +7,7 @@ anything is read or written: all of them then have one run folder, one audit and
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from lightning.fabric import Fabric
@@ -101,12 +101,3 @@ def count_begun() -> int:
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks."""
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def gather(value: Any) -> list[Any]:
-    """The values of all processes, by rank, in each of them; of any kind that can be pickled."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [value]
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values

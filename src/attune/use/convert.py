@@ -112,7 +112,13 @@ def _load(folder: Path) -> Whisper:
 
 
 def _compare(whisper: Whisper, format: Format, out: Path, config: Any, utterances: int | None) -> Parity:
-    test = read_test_set(build_corpus(config.data), whisper.tokens, plain(config.data).get("audit"), utterances)
+    try:
+        test = read_test_set(build_corpus(config.data), whisper.tokens, plain(config.data).get("audit"), utterances)
+    except InputError as error:
+        raise InputError(
+            f"The run's test set, on which the exported model is compared, cannot be read: {error} To export without a "
+            "comparison: --utterances 0"
+        ) from None
     whisper = whisper.to("cuda" if torch.cuda.is_available() else "cpu")
     return compare(whisper, format.open(out), test)
 

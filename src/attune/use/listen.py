@@ -27,7 +27,7 @@ from attune.model.whisper import Whisper
 from attune.text.tokens import Segment, Tokens
 from attune.use.attempts import Attempt, Thresholds, judge
 from attune.use.segments import WINDOW_SAMPLES, Heard, split_segments
-from attune.use.words import deal_words, time_words
+from attune.use.words import add_words, time_words
 
 
 class Listener:
@@ -101,10 +101,8 @@ class Listener:
     ) -> Heard:
         """The same segments with their words, all of the window's laid along its sound at once."""
         prefix = make_prefix(self.whisper.tokens, self.language, self.task, False, self.prompt)
-        room = self.whisper.tokens.max_tokens - len(prefix)
-        ids = [token for part in heard.ids for token in part][:room]
-        timed = time_words(self.whisper, states, [prefix], [ids], [window], [self.language])[0]
-        return replace(heard, segments=deal_words(heard.segments, heard.ids, timed))
+        words = time_words(self.whisper, states, [prefix], [heard.ids], [window], [self.language])[0]
+        return replace(heard, segments=add_words(heard.segments, words))
 
     def _decode_with_fallback(
         self, states: Float[Tensor, "1 position width"], prefix: Sequence[int], limit: int

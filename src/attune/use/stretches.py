@@ -144,11 +144,11 @@ class StretchListener:
     ) -> list[list[Word]]:
         if not self.times and not self.words:
             return [[] for _ in batch]
-        spoken = [[token for token in ids if token not in self.whisper.tokens.special] for ids in written]
+        spoken = [[[token for token in ids if token not in self.whisper.tokens.special]] for ids in written]
         waveforms = [stretch.waveform for stretch in batch]
         languages = [stretch.recording.language for stretch in batch]
         found = time_words(self.whisper, states, prefixes, spoken, waveforms, languages)
-        return [[word for word, _ in words] for words in found]
+        return [words for (words,) in found]
 
     def _keep(self, stretch: Stretch, ids: list[int], words: Sequence[Word]) -> None:
         text, recording = self.whisper.tokens.transcript(ids), stretch.recording

@@ -1,17 +1,22 @@
 """Any dataset that Hugging Face's `datasets` opens without running code of its author: from the hub or from a disk.
 
 Streamed or not, a split is read once, row by row, into one Arrow file in the cache, as it is: nothing is decoded, and
-of a split of any size a hundred rows stand in memory. From there a run draws, sorts by length, audits and resumes as
+of a split of any size a few megabytes stand in memory. From there a run draws, sorts by length, audits and resumes as
 with every other corpus, so that the two give the same rows, the same batches and the same result. What `streaming`
 changes is what comes before: without it the whole dataset is downloaded and kept by `datasets`; with it no file of the
 source is kept, and reading stops after `limits`. A shuffle in a window over an endless stream, the other way to do it,
 would give batches that depend on the source's order, could not be resumed exactly, and would audit nothing beforehand.
+
+That is for what a disk can hold. `streaming=shards` keeps nothing of the training split but a sample for the audit:
+every process and worker reads shards of its own (data/streaming.py), a thousand rows at a time, and can go on from any
+batch.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,14 +26,18 @@ from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HUB_CACHE
 
+from attune.audio.waveform import AudioError, measure_seconds
 from attune.data.corpora.manifest import NUMBERS, OPTIONAL_COLUMNS, read_seconds
 from attune.data.corpora.places import Places
-from attune.data.corpora.schema import keep_dataset, language_code
+from attune.data.corpora.schema import RowStream, complete_row, keep_dataset, language_code
 from attune.errors import InputError
 
 FORMAT = 2  # raise it when rows are written otherwise: it is part of the cache's key
 SAVED = "dataset_dict.json"  # what save_to_disk leaves
+SAMPLE = 1000  # rows of a streamed training split that the audit hears
+READ_AT_ONCE = 16
 Rows = Dataset | IterableDataset
+TOGETHER = 32  # rows that are read at a time
 
 
 class HubCorpus:
@@ -43,8 +52,8 @@ class HubCorpus:
         files: split -> patterns of data files, where their names do not tell.
         train, validation, test: what the dataset calls them. Without streaming also parts: "train[:90%]".
         columns: our name -> the dataset's: {"text": "transcription", "speaker": "speaker_id"}.
-        streaming: do not download the source; see above.
-        limits: split -> at most so many rows, the first.
+        streaming: do not download the source; "shards": nor keep the training split; see above.
+        limits: split -> at most so many rows, the first; of a training split that is not kept, those of the sample.
         cache_dir: where the rows are kept; default ATTUNE_CACHE or ~/.cache/attune.
         audio_folders: from which a row may name audio, beside a folder that is the dataset and the places where
             `datasets` keeps what it downloads.
@@ -61,7 +70,7 @@ class HubCorpus:
         validation: str = "validation",
         test: str = "test",
         columns: Mapping[str, str] | None = None,
-        streaming: bool = False,
+        streaming: bool | str = False,
         limits: Mapping[str, int | None] | None = None,
         cache_dir: str | None = None,
         audio_folders: Sequence[str] = (),
@@ -73,8 +82,12 @@ class HubCorpus:
         self.names = {"train": train, "validation": validation, "test": test}
         named = {ours: theirs for ours, theirs in (columns or {}).items() if theirs}
         self.columns = {"audio": "audio", "text": "text", **named}
+        if streaming not in (True, False, "shards"):
+            raise InputError(f"data.streaming={streaming} is not known. Accepted: false, true, shards.")
         self.streaming = streaming
         self.limits = dict(limits or {})
+        if streaming == "shards":
+            self.limits["train"] = self.limits.get("train") or SAMPLE
         self.cache_dir = Path(cache_dir or os.environ.get("ATTUNE_CACHE") or Path.home() / ".cache" / "attune")
         own = path if Path(path).is_dir() else str(HF_DATASETS_CACHE)
         self.places = Places(own, [str(HF_DATASETS_CACHE), HF_HUB_CACHE, *audio_folders])
@@ -96,6 +109,23 @@ class HubCorpus:
                 f"data.path={self.path}: its audio is not in its data files, and to fetch it `datasets` wants {error}. "
                 "pip install torchcodec, or unpack the recordings and use data=folder."
             ) from None
+
+    def stream(self) -> RowStream | None:
+        """The training split shard by shard, where streaming=shards."""
+        if self.streaming != "shards":
+            return None
+        source = self._select(self._open()[0](self.names["train"]))
+        if not isinstance(source, IterableDataset):
+            raise InputError(f"data.streaming=shards: {self.path} was written by save_to_disk, and lies here as it is.")
+        return RowStream(source.num_shards, partial(self._read_shard, source))
+
+    def _read_shard(self, source: IterableDataset, shard: int) -> Iterator[dict[str, Any]]:
+        place, number = f"{self.path}, {self.names['train']}, shard {shard}", 0
+        for columns in source.shard(source.num_shards, shard).iter(READ_AT_ONCE):
+            for cells in zip(*columns.values(), strict=True):
+                raw = dict(zip(columns, cells, strict=True))
+                yield complete_row(self._row(raw, f"train-{shard:05d}-{number:07d}", f"{place}, row {number}"))
+                number += 1
 
     def _open(self) -> tuple[Callable[[str], Rows], list[Any]]:
         """How a split is opened, and what tells this state of the source from any other."""
@@ -136,7 +166,8 @@ class HubCorpus:
         except (KeyError, ValueError) as error:
             raise InputError(f"data.{split}={theirs}: {self.path} has no such split: {error}") from None
         source = self._select(source)
-        for number, raw in enumerate(islice(source, self.limits.get(split))):
+        limit = self.limits.get(split)
+        for number, raw in enumerate(islice(_iterate(source, limit), limit)):
             yield self._row(raw, f"{split}-{number:06d}", f"{self.path}, {theirs}, row {number}")
 
     def _select(self, source: Rows) -> Rows:
@@ -169,6 +200,8 @@ class HubCorpus:
         for ours, theirs in self.columns.items():
             if ours in OPTIONAL_COLUMNS and raw[theirs] not in (None, ""):
                 row[ours] = read_seconds(raw[theirs], ours, place) if ours in NUMBERS else str(raw[theirs])
+        if row["audio"]["bytes"] is not None and "duration_s" not in row:
+            row["duration_s"] = _ask(row)
         if row["language"] is None:
             raise InputError(f"{place} has no language in its column {self.columns['language']!r}. Give data.language.")
         row["language"] = language_code(row["language"])
@@ -182,6 +215,21 @@ class HubCorpus:
         if "://" in path:
             raise InputError(f"{place}: its audio lies at {path}, beside the dataset. Give data.streaming=false.")
         return {"path": self.places.check(path, place), "bytes": None}
+
+
+def _iterate(source: Rows, limit: int | None) -> Iterator[dict[str, Any]]:
+    """Row by row, read a few at a time: one by one a hundred thousand would take twice as long."""
+    for columns in source.iter(min(TOGETHER, limit or TOGETHER)):
+        names, cells = list(columns), zip(*columns.values(), strict=True)  # type: ignore[attr-defined]
+        yield from (dict(zip(names, row, strict=True)) for row in cells)
+
+
+def _ask(row: Mapping[str, Any]) -> float | None:
+    """What the header says, while the bytes are at hand: later it would bring them all into memory again."""
+    try:
+        return measure_seconds(row["audio"]["bytes"], row.get("start_s"), row.get("end_s"))
+    except AudioError:
+        return None
 
 
 def identify(builder: DatasetBuilder) -> list[Any]:

@@ -11,9 +11,9 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from attune.data.processes import gather
 from attune.train.energy import Energy
 from attune.train.module import WhisperModule
-from attune.train.ranks import gather
 
 # Dense products of bfloat16 (float16 where there is none) with float32 sums, in FLOP/s, from NVIDIA's data sheets.
 GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "V100": 125e12, "T4": 65e12}

@@ -237,8 +237,8 @@ def write_outputs(transcript: "Transcript", paths: dict[str, Path | None], named
         content = FORMATS[name](transcript)
         if path is None:
             prefix = f"{transcript.file}\t" if named and name == "text" else ""
-            lines = content.splitlines(keepends=True) if prefix else [content]
-            print("".join(prefix + line for line in lines), end="", flush=True)
+            lines = content.removesuffix("\n").split("\n") if prefix else [content.removesuffix("\n")]
+            print("\n".join(prefix + line for line in lines), flush=True)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w" if overwrite else "x", encoding="utf-8") as stream:

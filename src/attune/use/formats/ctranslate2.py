@@ -118,10 +118,15 @@ class FasterWhisper:
             log_prob_threshold=None,
             no_speech_threshold=None,
             suppress_tokens=list(self.suppressed),
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=self._ask_for(max_new_tokens),
             vad_filter=False,
         )
         return "".join(segment.text for segment in segments).strip()
+
+    def _ask_for(self, tokens: int) -> int:
+        """CTranslate2 writes half as many as may stand in the decoder, prompt and all: 224 of 448 at most."""
+        prompt = 4 if self.model.model.is_multilingual else 2
+        return min(2 * tokens, self.model.max_length) - prompt
 
 
 CTRANSLATE2 = Format(TITLE, ("float32", "float16"), ("ctranslate2",), ("faster-whisper",), write, FasterWhisper, USAGE)

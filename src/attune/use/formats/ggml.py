@@ -200,7 +200,7 @@ class WhisperCpp:
             no_timestamps=True,
             single_segment=True,
             no_context=True,
-            max_tokens=max_new_tokens,
+            max_tokens=max(1, max_new_tokens - 1),  # whisper.cpp writes one more; and 220 at most
             temperature=0.0,
             temperature_inc=0.0,
             **self.suppressed,

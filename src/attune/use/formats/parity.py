@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -47,10 +47,11 @@ class Parity:
 
     def describe(self) -> str:
         """One sentence."""
+        count = len(self.differing)
         return (
             f"{self.runtime} on the {self.own.utterances} test utterances ({self.own.words} words): WER "
             f"{100 * self.other.wer:.2f} %, attune {100 * self.own.wer:.2f} %, a difference of {self.points:+.2f} "
-            f"points; {len(self.differing)} transcripts are not the same."
+            f"points; {count} {'transcript is' if count == 1 else 'transcripts are'} not the same."
         )
 
 
@@ -88,7 +89,7 @@ def compare(whisper: Whisper, runtime: Runtime, test: Dataset, tokens_per_s: flo
 def transcribe_all(whisper: Whisper, test: Dataset, tokens_per_s: float) -> list[Prediction]:
     """By attune, in Whisper's whole window, as `test@full` is scored."""
     found: list[Prediction] = []
-    rows: Iterator[Any] = iter(test)
+    rows = cast(Iterator[Any], iter(test))
     while batch := list(islice(rows, BATCH)):
         waveforms = [load_row(row) for row in batch]
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
@@ -108,7 +109,7 @@ def transcribe_all(whisper: Whisper, test: Dataset, tokens_per_s: float) -> list
 
 def transcribe_in_runtime(runtime: Runtime, tokens: Tokens, test: Dataset, tokens_per_s: float) -> Iterator[Prediction]:
     """By another program, one by one."""
-    rows: Iterator[Any] = iter(test)
+    rows = cast(Iterator[Any], iter(test))
     for row in rows:
         waveform = load_row(row)
         limit = cap_tokens(torch.tensor([len(waveform)]), tokens_per_s)[0]
