@@ -2,8 +2,8 @@
 
 Each case is the run of `python train.py WORDS` in a process of its own, against a server on the loopback that does what
 the case says: from the start, or from the middle of training on. Counted is the time in which the run waits for W&B:
-to begin, to log, to close, and from the last line of train.py to the end of the process, less the same wait of a run
-without W&B. Whatever else a busy machine does to a run's time is not in it.
+to begin, to log, to close, and from the last line of train.py to the end of the process: of a good server beyond that
+of a run without W&B, of one in trouble beyond that of a good one. What else a run's time depends on is not in it.
 
     python benchmarks/wandb_faults.py                        # the default run, seven times: about 20 minutes
     python benchmarks/wandb_faults.py trainer.max_steps=10
@@ -42,6 +42,7 @@ def time_calls(owner: Any, name: str, spent: dict[str, float]) -> None:
 
 def run_case(case: str, folder: Path, words: list[str]) -> None:
     """In a process of its own: run, and print what it waited."""
+    import wandb  # noqa: F401  # seconds that are no server's fault
     from hydra import compose, initialize_config_dir
     from lightning.pytorch.callbacks import Callback
     from wandb_server import WandbServer
@@ -93,9 +94,10 @@ def main(words: list[str]) -> None:
             found = measure(case, Path(place) / str(number), words)
             seconds = found["seconds"]
             waits = [seconds.get(name, 0.0) - bare[name] for name in WAITS]
-            if case == "none":
-                bare, share = {name: seconds.get(name, 0.0) for name in WAITS}, ""
-            else:
+            share = ""
+            if number < 2:
+                bare = {name: seconds.get(name, 0.0) for name in WAITS}
+            if number:
                 share = f"{sum(waits) / (seconds['run'] + seconds['exit'] - sum(waits)):.1%}"
             numbers = "".join(f"{value:11.2f}" for value in (seconds["run"], *waits))
             print(f"{case:20}{numbers}{share:>11}{found['rows']:11}{found['asked']:11}", flush=True)
