@@ -34,21 +34,25 @@ from attune.report.finish import (  # noqa: E402
     print_result,
     start_record,
 )
+from attune.text.tokens import Tokens  # noqa: E402
 from attune.train.aid import check_vocabulary  # noqa: E402
+from attune.train.augmentation import Augmentation  # noqa: E402
 from attune.train.callbacks.checkpoints import Checkpoints, find_monitored  # noqa: E402
 from attune.train.callbacks.encoder_cache import check_cache  # noqa: E402
 from attune.train.callbacks.interruption import Interruption  # noqa: E402
 from attune.train.callbacks.late_rejections import LateRejections  # noqa: E402
 from attune.train.callbacks.progress import ProgressLine  # noqa: E402
+from attune.train.callbacks.streamed_rejections import StreamedRejections  # noqa: E402
 from attune.train.callbacks.throughput import Throughput  # noqa: E402
 from attune.train.interpolation import check_weapons, make_interpolation  # noqa: E402
 from attune.train.loggers import close_wandb, make_loggers  # noqa: E402
-from attune.train.module import WhisperModule  # noqa: E402
 from attune.train.objective.penalty import anchor  # noqa: E402
 from attune.train.objective.preparation import check_objective, prepare_objective  # noqa: E402
+from attune.train.ranks import Ranks  # noqa: E402
 from attune.train.scoring import check_examples, score, score_other  # noqa: E402
+from attune.train.sharding import check_sharding, choose_module  # noqa: E402
 from attune.train.tuning import make_aid  # noqa: E402
-from attune.use.config import build, build_corpus, open_run, plain, speak_plainly  # noqa: E402
+from attune.use.config import Run, build, build_corpus, find_processes, open_run, plain, speak_plainly  # noqa: E402
 from attune.use.plan import foresee  # noqa: E402
 from attune.use.screen import make_console, settle_screen  # noqa: E402
 from attune.use.sweep import carry_out  # noqa: E402
@@ -58,14 +62,15 @@ gc.enable()
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
-def main(config: DictConfig) -> None:
-    carry_out(train, config)
+def main(config: DictConfig) -> float | None:
+    return carry_out(train, config)
 
 
 def train(config: DictConfig) -> None:
     settle_screen()
-    run = open_run(config)
-    config, console = run.config, make_console()
+    ranks = Ranks(**find_processes(config))
+    run = ranks.share(partial(open_run, config))
+    config, console = run.config, make_console(quiet=not ranks.first)
     L.seed_everything(config.seed, workers=True, verbose=False)
 
     # What is held against forgetting; it may need further splits of the corpus.
@@ -75,41 +80,26 @@ def train(config: DictConfig) -> None:
 
     # The data first: whatever is wrong with it is said before a weight is loaded.
     size = build(config.model.scratch)
-    own = tokens = obtain_tokens(config.model.name_or_path, size)
-    data = SpeechDataModule(
-        build_corpus(config.data),
-        tokens,
-        build(config.context),
-        batch_window_s=config.data.batch_window_s,
-        evaluation_batch_window_s=config.data.evaluation_batch_window_s,
-        max_rejected=config.data.max_rejected,
-        workers=config.data.workers,
-        seed=config.seed,
-        shots=config.data.shots,
-        shots_per=config.data.shots_per,
-        in_context=config.data.in_context,
-        in_context_per=config.data.in_context_per,
-        replay=config.data.replay,
-        extras=[split for weapon in (penalty, path) if weapon for split in weapon.needs],
-        vocabulary=build(config.vocabulary, seed=config.seed),
-        audit=plain(config.data).get("audit"),  # a run from before it was there may be resumed
-        allow_leakage=config.data.allow_leakage,
-        listen_up_to=None if config.cache else config.data.get("listen_up_to"),  # a cache hears all anyway
-    )
-    finetune, augmentation = build(config.finetune), build(config.augment, seed=config.seed)
-    give_terms(finetune, data.vocabulary.terms if data.vocabulary else [])
-    data.tokens = tokens = change_tokens(finetune, tokens, data.transcripts)
-    data.prepare()
+    finetune, augmentation, cache = build(config.finetune), build(config.augment, seed=config.seed), build(config.cache)
+    check_sharding(config.trainer.strategy, finetune, objective, penalty=penalty, ema=config.ema, cache=cache)
+    with ranks.in_turn():  # the first process of a machine fetches and renders, the others find it in the cache
+        own = tokens = obtain_tokens(config.model.name_or_path, size)
+        data = make_data(
+            config, tokens, [split for weapon in (penalty, path) if weapon for split in weapon.needs], ranks
+        )
+        give_terms(finetune, data.vocabulary.terms if data.vocabulary else [])
+        data.tokens = tokens = change_tokens(finetune, tokens, data.transcripts)
+    data.prepare(ranks.share)
     check_weapons(penalty, path, finetune, data, is_scratch=size is not None)
     check_objective(objective, data, interpolates=path is not None)
-    cache = build(config.cache)
     if cache:
         skeleton = make_skeleton(config.model.name_or_path, own, size)
         apply_to_skeleton(finetune, skeleton)
         check_cache(cache, skeleton, data, penalty)
 
     load_untouched = partial(obtain_whisper, config.model.name_or_path, own, size)
-    whisper = load_untouched()
+    with ranks.in_turn():
+        whisper = load_untouched()
     parameters = apply_finetuning(finetune, whisper.network)
     check_examples(data, whisper.network)
     whisper.tokens = tokens
@@ -118,22 +108,19 @@ def train(config: DictConfig) -> None:
     parameters = prepare_objective(objective, whisper, parameters, config.seed, is_varied=bool(augmentation))
     steps, rates = config.trainer.max_steps, plain(config.optimizer)
     beside = {"penalty": penalty, "augmentation": augmentation}
-    module = WhisperModule(whisper, finetune, objective, steps=steps, **beside, **rates)
+    module = choose_module(config.trainer.strategy)(whisper, finetune, objective, steps=steps, **beside, **rates)
 
-    run.start()
-    leave_audit(run.folder, data.audit, config.name)
-    tokens.tokenizer.save_pretrained(run.folder / "model")  # with it `attune export` can rebuild a run that stops early
+    ranks.share(partial(start, run, data, augmentation))
     record = start_record(plain(config), parameters, data)
     describe_run(console, record, data, run.folder, module.rate_text)
-    draw_augmentation(run.folder, augmentation, data)
-    loggers = make_loggers(run.folder, config.name, plain(config), **plain(config.logger))
+    loggers = make_loggers(run.folder, config.name, plain(config), **plain(config.logger)) if ranks.first else []
     speed = Throughput(run.opened_at or LAUNCHED_AT)
     interruption = Interruption(run.folder, checkpoints.last)
-    watchers = [speed, ProgressLine(console), LateRejections(run.folder, data)]
+    watchers = [speed, ProgressLine(console), LateRejections(run.folder, data), StreamedRejections(run.folder)]
     callbacks = [*watchers, *checkpoints.callbacks, interruption, *([cache] if cache else [])]
     added = {"folder": str(run.folder), "loggers": loggers, "callbacks": callbacks, "monitored": checkpoints.monitored}
-    trainer = build(config.trainer, **added)
-    if finetune.rate_factor:
+    trainer = build(config.trainer, **added, devices=ranks.devices, num_nodes=ranks.nodes)
+    if finetune.rate_factor and ranks.first:
         record.memory = foresee(console, module, data, trainer, config)
 
     with interruption, keep_record(record, run.folder):
@@ -142,7 +129,7 @@ def train(config: DictConfig) -> None:
         untouched = score_other(trainer, module, load_untouched() if is_changed else whisper, data, data.panels)
         describe_test_set(console, untouched.predictions["test"])
         if finetune.rate_factor:
-            resume_from = checkpoints.find_last() if run.resumed else None
+            resume_from = ranks.share(checkpoints.find_last) if run.resumed else None
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
         checkpoints.load_kept(module)
         aid, record.vocabulary = make_aid(trainer, module, data, bias)
@@ -162,11 +149,47 @@ def train(config: DictConfig) -> None:
 
         if not path:  # which had to merge first
             merge_additions(finetune, whisper.network)
-        save_whisper(whisper, run.folder / "model")
         record.train = speed.summary(trainer.global_step, module)
+        if not ranks.first:
+            return
+        save_whisper(whisper, run.folder / "model")
         shown = finish_report(run.folder, record, untouched, tuned, data)
     print_result(console, record, run.folder)
     close_wandb(loggers, {"baseline": record.baseline, "result": record.result, "train": record.train}, shown)
+
+
+def make_data(config: DictConfig, tokens: Tokens, extras: list[str], ranks: Ranks) -> SpeechDataModule:
+    """What the config says of the data, for this process of the run."""
+    return SpeechDataModule(
+        build_corpus(config.data),
+        tokens,
+        build(config.context),
+        batch_window_s=config.data.batch_window_s,
+        evaluation_batch_window_s=config.data.evaluation_batch_window_s,
+        max_rejected=config.data.max_rejected,
+        workers=config.data.workers,
+        seed=config.seed,
+        shots=config.data.shots,
+        shots_per=config.data.shots_per,
+        in_context=config.data.in_context,
+        in_context_per=config.data.in_context_per,
+        replay=config.data.replay,
+        extras=extras,
+        vocabulary=build(config.vocabulary, seed=config.seed),
+        audit=plain(config.data).get("audit"),  # a run from before it was there may be resumed
+        allow_leakage=config.data.allow_leakage,
+        rank=ranks.rank,
+        ranks=ranks.world,
+        listen_up_to=None if config.cache else config.data.get("listen_up_to"),  # a cache hears all anyway
+    )
+
+
+def start(run: Run, data: SpeechDataModule, augmentation: Augmentation) -> None:
+    """Make the run folder, and leave in it what is known of the data before anything is trained."""
+    run.start()
+    leave_audit(run.folder, data.audit, run.config.name)
+    data.tokens.tokenizer.save_pretrained(run.folder / "model")  # for `attune export` of a run that stops early
+    draw_augmentation(run.folder, augmentation, data)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from attune.audio.speech import Voice, speak
 from attune.audio.waveform import encode_wav
 from attune.errors import InputError
 from attune.model.whisper import load_tokens, load_whisper
+from attune.report.predictions import read_predictions
 from attune.train.scoring import score_other
 from attune.use.config import explain
 from attune.use.export import export
@@ -56,7 +57,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{index}.wav").write_bytes(
             encode_wav(speak(text, Voice())) if text != "Broken." else b"RIFFnonsense"
         )
-        rows.append({"audio": f"{index}.wav", "text": text, "speaker": f"s{index % 2}", "language": "en"})
+        rows.append(
+            {"audio": f"{index}.wav", "text": text, "speaker": f"s{index % 2}", "accent": "us", "language": "en"}
+        )
     write_rows(folder / "train.jsonl", rows)
     return folder / "train.jsonl"
 
@@ -85,6 +88,7 @@ def test_a_run_leaves_everything_the_design_promises(finished: Path, tmp_path: P
     assert set(record["result"]) == set(record["baseline"]) == {"test", "test@full"}
     assert record["result"]["test"]["utterances"] == 5
     assert "is not finished" not in (folder / "report.html").read_text()
+    assert all(row.accent == "us" for row in read_predictions(folder / "predictions" / "test.csv"))
     rejected = (folder / "rejected.csv").read_text()
     assert record["audit"]["shared"]["test"] == {"sentences": 5, "speakers": 2}
     assert record["result"]["test"]["remainder"] == {"utterances": 0, "words": 0, "wer": None, "cer": None}

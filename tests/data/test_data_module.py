@@ -41,7 +41,7 @@ def test_training_batches_hold_what_the_corpus_says(make_data: MakeData, nano_to
 def test_a_resumed_stream_goes_on(make_data: MakeData, nano_tokens: Tokens) -> None:
     whole, resumed = (make_data(nano_tokens, batch_window_s=15.0, seed=4) for _ in range(2))
     resumed.load_state_dict({"batches_taken": 5})
-    assert resumed.state_dict() == {"batches_taken": 5}
+    assert resumed.state_dict() == {"batches_taken": 5, "ranks": 1}
     expected = list(islice(whole.train_dataloader(), 5, 12))
     assert all(map(equal, expected, islice(resumed.train_dataloader(), 7)))
     other = make_data(nano_tokens, batch_window_s=15.0, seed=5)

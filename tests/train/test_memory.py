@@ -50,6 +50,23 @@ def test_weights_gradients_and_moments_by_hand(nano_like: Whisper) -> None:
     assert make_job(nano_like, Layers(["model.decoder.*"]), accumulates=True).need().gradients == 4 * decoder
 
 
+def test_shares_of_two_devices_by_hand(nano_like: Whisper) -> None:
+    """Half of all that stays; of the weights what is gathered beside it: all but the two other blocks of four."""
+    network = nano_like.network
+    total = sum(each.numel() for each in network.parameters())
+    learning = total - 1500 * 32
+    encoder, decoder = (
+        sum(each.numel() for each in part.layers[0].parameters())
+        for part in (network.model.encoder, network.model.decoder)
+    )
+    need = make_job(nano_like, Full(), accumulates=True, shards=2).need()
+    assert need.parameters == 4 * (total // 2 + total - 2 * encoder - 2 * decoder + 2 * decoder)
+    assert need.gradients == 4 * learning // 2 and need.optimiser == 8 * learning // 2
+    scoring = replace(make_job(nano_like, Full(), shards=2), load=Load(1, 1, 1, 1), scored_positions=12_000)
+    alone = replace(scoring, shards=1)
+    assert scoring.need().activations - alone.need().activations == 4 * 2 * encoder  # what was not gathered before
+
+
 def test_activations_of_full_fine_tuning_by_hand(nano_like: Whisper) -> None:
     """In fp32: 17 numbers a position, width and encoder block, 22 a token and decoder block; 5, 1, 1 of the encoder's
     front, last norm and states; 2 a decoder block for keys and values; 2 of the decoder's last norm and what it gives;
@@ -62,7 +79,8 @@ def test_activations_of_full_fine_tuning_by_hand(nano_like: Whisper) -> None:
     assert need.logits == 3 * 4 * 120 * vocabulary
 
 
-def test_what_autograd_keeps_is_what_is_counted(nano_like: Whisper) -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_what_autograd_keeps_is_what_is_counted(half: bool, nano_like: Whisper) -> None:
     """Every tensor that is saved for a backward pass, each memory counted once; the loss's own are the logits'."""
     for finetune, within in ((Full(), 0.1), (Layers(["model.decoder.*"]), 0.2), (Lora(rank=2), 0.15)):
         whisper = copy_of(nano_like).train()
@@ -77,10 +95,11 @@ def test_what_autograd_keeps_is_what_is_counted(nano_like: Whisper) -> None:
                 kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):
             terms = CrossEntropy().loss(whisper, batch)
         load = Load(len(batch), 400, batch.labels.shape[1], batch.supervised)
-        need = Job(whisper.network, load, scored_positions=0).need()
+        need = Job(whisper.network, load, half=half, scored_positions=0).need()
         assert sum(kept.values()) == pytest.approx(need.activations + need.logits / 3, rel=within), type(finetune)
         assert terms.tokens == load.supervised
 

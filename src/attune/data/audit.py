@@ -49,6 +49,10 @@ class Audit:
     shared: dict[str, Shared] = field(default_factory=dict)
     not_compared: int = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What one process tells the others: all but the rows, which each of them has read (`keep_usable`)."""
+        return {**vars(self), "splits": {}}
+
 
 def audit_corpus(
     splits: Mapping[str, Dataset],
@@ -231,12 +235,16 @@ def _set_aside(split: str, dataset: Dataset, sounds: SplitSounds, found: Audit, 
                 bad.append(Rejection(split, row["id"], row["place"], aside[row["id"]]))
     if max_rejected is not None:
         _check_share(split, len(bad), len(dataset), max_rejected, bad)
+    found.splits[split] = keep_usable(dataset, sounds)
+    found.rejections += bad
+
+
+def keep_usable(dataset: Dataset, sounds: SplitSounds) -> Dataset:
+    """What can be used of a split, with `duration_s` filled in."""
     # The column first: added to a selection, it would have the recordings copied.
     feature = dataset.features["duration_s"]
-    timed = dataset.remove_columns("duration_s")
-    timed = timed.add_column("duration_s", sounds.duration_s, feature=feature)  # type: ignore[call-arg, arg-type]
-    found.splits[split] = timed.select(np.flatnonzero(sounds.usable)) if bad else timed
-    found.rejections += bad
+    timed = dataset.remove_columns("duration_s").add_column("duration_s", sounds.duration_s, feature=feature)
+    return timed if sounds.usable.all() else timed.select(np.flatnonzero(sounds.usable))
 
 
 def load_row(row: Mapping[str, Any]) -> Float[Tensor, "sample"]:

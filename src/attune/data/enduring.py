@@ -41,6 +41,7 @@ class EnduringLoader(DataLoader[Batch]):
     Args:
         batches: what each batch holds; an endless stream, or a list.
         workers: processes; 0 for none.
+        repeats: whether its batches are another process's, and do not count (`share_out`).
         note: told, here and not in a worker, what could not be used of a batch before the batch is given out.
 
     Raises:
@@ -53,6 +54,7 @@ class EnduringLoader(DataLoader[Batch]):
         batches: Iterable[list[Draw]],
         collate_fn: Callable[[Sequence[Example]], Batch],
         workers: int,
+        repeats: bool = False,
         note: Callable[[Late], None] | None = None,
     ):
         self.note = note
@@ -65,6 +67,7 @@ class EnduringLoader(DataLoader[Batch]):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else passes draw from the run's own, and a resumed run makes fewer
         )
+        self.repeats = repeats
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         remaining = cast(_Remaining, self.batch_sampler)

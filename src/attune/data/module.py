@@ -5,7 +5,7 @@ corpus (rows of one schema) -> audit (broken rows set aside) -> sampling (window
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -25,17 +25,20 @@ from attune.data.audit import (
     check_leakage,
     check_texts,
     find_pace,
+    keep_usable,
     load_row,
 )
 from attune.data.batch import Batch, collate
-from attune.data.corpora.schema import PAIRED, WEIGHT, Corpus, OffersMore
+from attune.data.corpora.schema import PAIRED, WEIGHT, Corpus, OffersMore, RowStream, Streams
 from attune.data.enduring import EnduringLoader
 from attune.data.few_shot import FewShot
 from attune.data.findings import Findings, Rejection, read_rules
 from attune.data.in_context import InContext, Shown, check_in_context, sum_seconds
 from attune.data.late import Late, LateRows
 from attune.data.packing import measure_shares
+from attune.data.processes import gather, share_out
 from attune.data.sampling import Draw, TrainingBatches, draw_again, evaluation_batches, group
+from attune.data.streaming import StreamedBatches, StreamLoader, check_stream, read_places
 from attune.data.utterances import Stored, Utterances
 from attune.data.vocabulary import CustomVocabulary, Prompts
 from attune.errors import InputError
@@ -64,6 +67,7 @@ class SpeechDataModule(L.LightningDataModule):
         vocabulary: a list of terms, for synthetic speech in the training split and for prompts; None is none.
         audit: rule -> severity, on or off, for rules of the audit that are to be other than they are by themselves.
         allow_leakage: go on where a recording is learnt and also scored.
+        rank, ranks: of several processes this one trains and scores its part of every batch and panel.
         listen_up_to: recordings of a split that is learnt which are heard before the run begins; None is all.
 
     Raises:
@@ -89,6 +93,8 @@ class SpeechDataModule(L.LightningDataModule):
         vocabulary: CustomVocabulary | None = None,
         audit: Mapping[str, Any] | None = None,
         allow_leakage: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
         listen_up_to: int | None = None,
     ):
         super().__init__()
@@ -117,12 +123,19 @@ class SpeechDataModule(L.LightningDataModule):
         self.audit = Audit(Findings({}))  # what was found, once it is prepared
         self.splits: dict[str, Dataset] = {}
         self.rejections: list[Rejection] = []
+        self.rank, self.ranks = rank, ranks
         self.late = LateRows()
-        self.batches_taken = 0
+        self.batches_taken = 0  # by each process
+        self.stream: RowStream | None = None  # training utterances that are kept nowhere (data.streaming=shards)
+        self.streamed: StreamLoader | None = None
+        self.stream_state: Mapping[str, Any] = {}
         self.stored: Stored | None = None  # encoder states in the place of training's sound (cache=encoder)
 
-    def prepare(self) -> None:
+    def prepare(self, share: Callable[[Callable[[], Audit]], Audit] = lambda make: make()) -> None:
         """Read the corpus and set broken rows aside: before any weight is loaded, so that bad data costs seconds.
+
+        Args:
+            share: of several processes the first one listens, and tells the others (`Ranks.share`).
 
         Raises:
             InputError: the corpus cannot be used; the message says where and why.
@@ -131,14 +144,29 @@ class SpeechDataModule(L.LightningDataModule):
         for split in ("train", "validation", "test"):
             if len(splits.get(split, ())) == 0:
                 raise InputError(f"The corpus has no utterance in {split!r}. Give data.{split}.")
-        check_texts(splits, self.tokens)
-        self.audit = audit_corpus(splits, self.tokens, self.rules, self.max_rejected, self.listen_up_to)
-        check_leakage(self.audit, self.allow_leakage)
+        self.audit = share(partial(self._listen, splits))
+        if not self.audit.splits:
+            self.audit.splits = {name: keep_usable(rows, self.audit.sounds[name]) for name, rows in splits.items()}
         self.splits, self.rejections = self.audit.splits, self.audit.rejections
         self.tokens.tokens_per_s = find_pace(self.splits["train"], self.tokens)
+        if isinstance(self.corpus, Streams) and (stream := self.corpus.stream()):
+            self._begin_stream(stream)
         if self.examples:
             train = self.splits["train"]
             self.in_context = InContext(train, self.tokens, self.examples, self.examples_per, self.seed)
+
+    def _begin_stream(self, stream: RowStream) -> None:
+        few, packed = self.few_shot.shots, isinstance(self.context, PackedContext) and "packed"
+        asked = {"data.shots": few, "data.replay": self.replay, "context": packed, "vocabulary": self.vocabulary}
+        check_stream(**asked, **{"data.in_context": self.examples})
+        self.stream = stream
+        self.drawn = f"training streams {stream.shards} shards; the audit has heard the rows counted above, the first"
+
+    def _listen(self, splits: Mapping[str, Dataset]) -> Audit:
+        check_texts(splits, self.tokens)
+        found = audit_corpus(splits, self.tokens, self.rules, self.max_rejected, self.listen_up_to)
+        check_leakage(found, self.allow_leakage)
+        return found
 
     @cached_property
     def _read(self) -> dict[str, Dataset]:
@@ -187,10 +215,21 @@ class SpeechDataModule(L.LightningDataModule):
         known = [[name for name in PAIRED if name in split.column_names] for split in splits]
         return concatenate_datasets([split.select_columns(names) for split, names in zip(splits, known, strict=True)])
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Batch] | StreamLoader:
+        if self.stream is not None:
+            return self._stream(self.stream)
         prompts = self.vocabulary.training_prompts() if self.vocabulary else None
         batches = self.training_batches()
         return self._loader(self.training_rows, batches, stored=self.stored, prompts=prompts, max_late=self.max_late)
+
+    def _stream(self, source: RowStream) -> StreamLoader:
+        places = read_places(self.stream_state, self.workers) if self.stream_state else {}
+        batches = StreamedBatches(
+            source, self.tokens, self.context, self.batch_positions, self.seed, self.rank, self.ranks, places,
+            self.batches_taken,
+        )  # fmt: skip
+        self.streamed = StreamLoader(batches, self.workers, self.max_rejected)
+        return self.streamed
 
     def training_batches(self) -> TrainingBatches:
         """The stream of this process, from the batch on that comes next."""
@@ -206,8 +245,8 @@ class SpeechDataModule(L.LightningDataModule):
             list(train[WEIGHT]) if WEIGHT in train.column_names else None,
             measure_shares(rows, self.tokens, self.context) if isinstance(self.context, PackedContext) else (),
             self.stored.draws if self.stored else None,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            ranks=self.trainer.world_size if self.trainer else 1,
+            rank=self.rank,
+            ranks=self.ranks,
         )
         batches.first_batch = self.batches_taken
         return batches
@@ -228,7 +267,8 @@ class SpeechDataModule(L.LightningDataModule):
     def panel_dataloader(
         self, panel: str, context: Context | None = None, in_context: bool = False, prompts: Prompts | None = None
     ) -> DataLoader[Batch]:
-        """Every utterance of a split once, at this data module's context or at another.
+        """Every utterance of a split once, at this data module's context or at another; of several processes each has
+        its part (`share_out`).
 
         Args:
             in_context: set examples before each utterance, where the run has any (data.in_context).
@@ -238,7 +278,8 @@ class SpeechDataModule(L.LightningDataModule):
         shown = self.in_context.plan(scored) if in_context and self.in_context else [[] for _ in range(len(scored))]
         durations_s = [own + sum_seconds(before) for own, before in zip(scored["duration_s"], shown, strict=True)]
         batches = evaluation_batches(durations_s, context or self.context, self.evaluation_batch_positions)
-        return self._loader(scored, batches, shown, prompts=prompts)
+        own, repeats = share_out(batches, self.rank, self.ranks)
+        return self._loader(scored, own, shown, prompts=prompts, repeats=repeats)
 
     def one_by_one(self, split: str, count: int) -> DataLoader[Batch]:
         """`count` utterances of a split (all, where it has fewer), drawn by the seed, each a batch by itself."""
@@ -258,6 +299,7 @@ class SpeechDataModule(L.LightningDataModule):
         shown: Sequence[Sequence[Shown]] = (),
         stored: Stored | None = None,
         prompts: Prompts | None = None,
+        repeats: bool = False,
         max_late: int | None = None,
     ) -> DataLoader[Batch]:
         packed = self.context if isinstance(self.context, PackedContext) else None
@@ -266,6 +308,7 @@ class SpeechDataModule(L.LightningDataModule):
             batches,
             partial(collate, padding_id=self.tokens.end_of_text),
             self.workers,
+            repeats,
             None if max_late is None else self.note_late,
         )
 
@@ -275,7 +318,7 @@ class SpeechDataModule(L.LightningDataModule):
         leaves, shared between the processes, for each counts its own."""
         early = sum(rejection.split in LEARNT for rejection in self.audit.rejections)
         allowed = int(self.max_rejected * (len(self.training_rows) + early)) - early
-        return max(1, allowed // (self.trainer.world_size if self.trainer else 1))
+        return max(1, allowed // self.ranks)
 
     def note_late(self, late: Late) -> None:
         """Count a training utterance that turned out unusable when its turn came, and say so once.
@@ -291,14 +334,26 @@ class SpeechDataModule(L.LightningDataModule):
         return [*self.rejections, *(self.late.list_rejections(self.training_rows, own) if self.late else [])]
 
     def state_dict(self) -> dict[str, Any]:
-        """How many training batches were taken: from there a resumed run goes on."""
+        """How many training batches each process has taken, of how many: from there a resumed run goes on."""
         trainer = self.trainer
         taken = trainer.global_step * trainer.accumulate_grad_batches if trainer else self.batches_taken
-        return {"batches_taken": taken, **({"late": self.late.state_dict()} if self.late else {})}
+        state: dict[str, Any] = {"batches_taken": taken, "ranks": self.ranks}
+        if self.late:
+            state["late"] = self.late.state_dict()
+        if self.streamed is not None:
+            state["streams"] = gather(self.streamed.state(taken))  # every process has a place of its own
+        return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.batches_taken = int(state_dict["batches_taken"])
+        """With another number of processes it goes on at the same place of the stream, or just before it."""
+        self.batches_taken = int(state_dict["batches_taken"]) * int(state_dict.get("ranks", 1)) // self.ranks
         self.late.load_state_dict(state_dict.get("late", {}))
+        streams = state_dict.get("streams", [])
+        if streams and len(streams) != self.ranks:
+            raise InputError(
+                f"{len(streams)} processes streamed this run; as many must go on with it, not {self.ranks}."
+            )
+        self.stream_state = streams[self.rank] if streams else {}
 
 
 def choose_workers(wanted: int | None) -> int:

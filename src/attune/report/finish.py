@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 from jaxtyping import Float
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import Tensor
 
@@ -68,8 +69,10 @@ def measure_split(split: Dataset) -> dict[str, float]:
 
 @contextmanager
 def keep_record(record: RunRecord, folder: Path) -> Iterator[None]:
-    """run.json exists from the first moment and says how the run ended, however it ended."""
-    write_record(record, folder)
+    """run.json exists from the first moment and says how the run ended, however it ended. Of several processes the
+    first writes it."""
+    write = rank_zero_only(write_record)
+    write(record, folder)
     try:
         yield
         record.status = "finished"
@@ -79,7 +82,7 @@ def keep_record(record: RunRecord, folder: Path) -> Iterator[None]:
         record.error = f"{type(error).__name__}: {error}"
         raise
     finally:
-        write_record(record, folder)
+        write(record, folder)
 
 
 def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, folder: Path, rate: str) -> None:
@@ -106,7 +109,8 @@ def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, fo
             f"[yellow]set aside: {len(data.rejections)} unusable utterances, see {folder / 'rejected.csv'}[/yellow]"
         )
     if not learning["trainable"]:
-        console.print(f"parameters: none of {learning['total']:,} learn, and no step is taken", highlight=False)
+        known = f" of {learning['total']:,}" if "total" in learning else ""  # other programs do not tell
+        console.print(f"parameters: none{known} learn, and no step is taken", highlight=False)
         return
     console.print(
         f"parameters: {learning['trainable']:,} of {learning['total']:,} learn, {learning['added']:,} added; "
@@ -166,8 +170,8 @@ def finish_report(
     return [(row.id, row.reference, row.before, row.after, waveform) for row, waveform in shown]
 
 
-def print_result(console: Console, record: RunRecord, folder: Path) -> None:
-    """One table, one sentence, and where to look."""
+def print_result(console: Console, record: RunRecord, folder: Path, foreign: Path | None = None) -> None:
+    """One table, one sentence, and where to look; `foreign` is a model of another program, of which no copy is kept."""
     console.print(result_table(record))
     console.print(summarise(record), highlight=False)
     for told in (describe_remainder(record), describe_other_rates(record)):
@@ -177,8 +181,9 @@ def print_result(console: Console, record: RunRecord, folder: Path) -> None:
         console.print(told, highlight=False)
     if record.interpolation:
         console.print(describe_interpolation(record), highlight=False)
-    console.print(f"report: {folder / 'report.html'}   model: {folder / 'model'}", highlight=False, soft_wrap=True)
-    if explained := explain_additions(folder / "model"):
+    model = foreign or folder / "model"
+    console.print(f"report: {folder / 'report.html'}   model: {model}", highlight=False, soft_wrap=True)
+    if foreign is None and (explained := explain_additions(folder / "model")):
         console.print(f"[yellow]{explained}[/yellow]", highlight=False, soft_wrap=True)
 
 

@@ -57,7 +57,9 @@ def _open_gpu() -> tuple[Any, Any] | None:
         if not torch.cuda.is_available():
             return None
         pynvml.nvmlInit()
-        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(
+            f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+        )
     except Exception:  # not installed, or a driver that does not answer: then the energy is not known
         return None
 

@@ -6,7 +6,8 @@ feed-forward's, s the bytes of what autocast computes in (2 in half precision, e
     4 d in front of each norm, 4 s d of self-attention (query, key, value, output), of cross-attention 2 s d and 2 s d
     a position of the encoder, s f in front of the GELU, and the input of each linear layer whose weight learns
 
-and nothing where no gradient flows. Under autocast each linear layer keeps copies of its own of input and weight.
+and nothing where no gradient flows. Under autocast inputs are copied, those that layers share once for all of them
+(model/whisper.py), and each linear layer keeps a copy of its weight.
 """
 
 import resource
@@ -77,6 +78,7 @@ class Job:
         scored_positions: encoder positions of a batch of scoring.
         beside: bytes beside the model: a moving average, what a penalty remembers.
         process: bytes of the process without the model; 0 on a GPU.
+        shards: devices that share the weights, the gradients and the moments (trainer=fsdp).
     """
 
     network: WhisperForConditionalGeneration
@@ -87,18 +89,23 @@ class Job:
     scored_positions: int = 12_000
     beside: int = 0
     process: int = 0
+    shards: int = 1
 
     def need(self) -> Need:
         network = self.network
         tensors = [*network.parameters(), *network.buffers()]
+        whole = sum(tensor.nbytes for tensor in tensors)
         learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
         gradients = SINGLE * sum(parameter.numel() for parameter in learning)
-        moments = [*self._moments(gradients), (self._scoring(), 0, 0)]
+        # Of the parts what is gathered at a time are the weights outside the blocks and two blocks; for scoring, all.
+        gathered = _gathered(network) if self.shards > 1 else 0
+        scoring = self._scoring() + (whole - gathered if self.shards > 1 else 0)
+        moments = [*self._moments(gradients // self.shards), (scoring, 0, 0)]
         activations, logits, kept = max(moments, key=sum)
         return Need(
-            parameters=sum(tensor.nbytes for tensor in tensors) + self.beside,
+            parameters=whole // self.shards + gathered + self.beside,
             gradients=kept,
-            optimiser=MOMENTS * gradients,
+            optimiser=MOMENTS * gradients // self.shards,
             activations=activations,
             logits=logits,
             process=self.process,
@@ -117,6 +124,7 @@ class Job:
         yield states + decoder, _logits(network, load, self.half), accumulated
         # While the gradient goes through the encoder, the decoder's parameters have theirs.
         above = SINGLE * sum(each.numel() for each in network.model.decoder.parameters() if each.requires_grad)
+        above //= self.shards
         yield states + passing, 0, max(accumulated, above if flows else 0)
         largest = max((each.numel() for each in network.parameters() if each.requires_grad), default=0)
         yield 0, 0, gradients + 2 * SINGLE * largest  # AdamW's step needs room for the largest of them, twice
@@ -126,6 +134,12 @@ class Job:
         config = self.network.config
         kept = SINGLE + 2 * config.decoder_layers * _bytes(self.half)
         return self.scored_positions * config.d_model * kept + _passing(self.network, self.scored_positions, self.half)
+
+
+def _gathered(network: WhisperForConditionalGeneration) -> int:
+    sides: Any = (network.model.encoder, network.model.decoder)
+    blocks = [sum(each.nbytes for each in block.parameters()) for side in sides for block in side.layers]
+    return sum(each.nbytes for each in network.parameters()) - sum(blocks) + 2 * max(blocks)
 
 
 def _bytes(half: bool) -> int:
@@ -164,8 +178,8 @@ def _decoder(network: WhisperForConditionalGeneration, load: Load, half: bool, f
         kept += rows * (_attention(block.self_attn, half) + _feed_forward(block, half)) + _casts(block, half)
         kept += rows * width * (SINGLE + 2 * _bytes(half) + _inputs([cross.q_proj], half) + _own(cross.out_proj, half))
         kept += positions * width * 2 * _bytes(half)  # keys and values
-        if half:  # each of the two makes a copy of the states; in fp32 they share the states themselves
-            kept += positions * width * _inputs([cross.k_proj, cross.v_proj], half)
+    if half:  # one copy of the states for all blocks; in fp32 it is the states themselves
+        kept += positions * width * 2
     return kept + 2 * SINGLE * rows * width
 
 
@@ -184,9 +198,8 @@ def _feed_forward(block: Any, half: bool) -> int:
 
 
 def _inputs(layers: Sequence[nn.Module], half: bool) -> int:
-    """Bytes a number of an fp32 input that some layers share, in fp32; under autocast each keeps a copy."""
-    keeping = sum(map(_keeps_input, layers))
-    return 2 * keeping if half else SINGLE * bool(keeping)
+    """Bytes a number of an input that some layers share."""
+    return _bytes(half) * any(map(_keeps_input, layers))
 
 
 def _own(layer: nn.Module, half: bool) -> int:
@@ -285,6 +298,16 @@ def find_resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def find_process(module: nn.Module) -> int:
+    """Bytes that this process has in memory beside the module's. Weights that were mapped from a file are in memory
+    once they have been read: so they are read here."""
+    tensors = [*module.parameters(), *module.buffers()]
+    for tensor in tensors:
+        if tensor.device.type == "cpu":
+            tensor.detach().sum()
+    return max(0, find_resident() - sum(tensor.nbytes for tensor in tensors))
 
 
 def _read_number(path: str, name: str = "", unit: int = 1) -> int | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import chain, zip_longest
 from typing import Any
 
 import lightning as L
@@ -13,9 +14,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from attune.audio.waveform import SAMPLE_RATE_HZ, SAMPLES_PER_POSITION
 from attune.data.batch import Batch
+from attune.data.processes import gather
 from attune.model.bias import TermBias
 from attune.model.decode import decode
-from attune.model.finetune.base import FineTuning, advance, after_step, parameter_groups, regularisation
+from attune.model.finetune.base import FineTuning, Scheduled, advance, after_step, parameter_groups, regularisation
 from attune.model.flops import Work, count_forward, count_training
 from attune.model.whisper import Whisper
 from attune.score.metrics import CorpusErrorRate, Prediction
@@ -25,9 +27,12 @@ from attune.train.objective.penalty import Estimated, Penalty
 from attune.train.objective.preparation import Prepared
 from attune.train.recovery import Recovery, can_recover
 from attune.train.schedule import default_learning_rate, describe_learning_rate, linear_decay
+from attune.train.strategies import own_part
 
 # What is counted in the course of a run, and taken back where an accumulation window has to be taken again.
-COUNTED = ("window_tokens", "window_parts", "utterances_seen", "audio_seen_s", "flops_done")
+COUNTED = ("window_tokens", "window_loss", "window_parts", "utterances_seen", "audio_seen_s", "flops_done")
+
+FUSED = ("cuda", "cpu")  # where torch has AdamW as one kernel; elsewhere it is a loop over parameters
 
 
 class WhisperModule(L.LightningModule):
@@ -82,9 +87,11 @@ class WhisperModule(L.LightningModule):
         self.betas = (betas[0], betas[1])
         self.word_errors = CorpusErrorRate(unit="word", normalised=True)
         self.raw_word_errors = CorpusErrorRate(unit="word", normalised=False)
-        self.predictions: list[Prediction] = []  # of the panel that was scored last
+        self.predictions: list[Prediction] = []  # of the panel that was scored last, of all ranks
+        self._heard: list[list[Prediction]] = []  # those of this rank, batch by batch
         self.bias: TermBias | None = None  # of the panel that is being scored; validation while training has none
         self.window_tokens = 0  # supervised tokens since the last optimiser step, on this rank
+        self.window_loss: Tensor | float = 0.0  # the objective's sum over them
         self.window_parts = 0  # micro-batches since then
         self.utterances_seen = 0
         self.audio_seen_s = 0.0
@@ -93,9 +100,15 @@ class WhisperModule(L.LightningModule):
         self.recovery = Recovery()
         self.counted = {name: getattr(self, name) for name in COUNTED}  # when the accumulation window began
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether a step may leave out something that learns, which DDP then has to look for."""
+        return isinstance(self.finetune, Scheduled) or type(self.objective) is not CrossEntropy
+
     def on_fit_start(self) -> None:
         self.recovery.close_window()
         self.window_tokens = self.window_parts = 0
+        self.window_loss = 0.0
         if isinstance(self.penalty, Estimated):
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             alone = data.one_by_one("replay", self.penalty.utterances)
@@ -147,10 +160,11 @@ class WhisperModule(L.LightningModule):
             self.objective.step = self.trainer.global_step
         terms = self.objective.loss(self.whisper, batch)
         self.window_tokens += terms.tokens
+        self.window_loss = self.window_loss + terms.total.detach()
         self.utterances_seen += batch.utterances
         self.audio_seen_s += float(batch.lengths.sum()) / SAMPLE_RATE_HZ
         self.flops_done += self._count_flops(batch)
-        self._log_loss("train/loss", terms, len(batch), on_step=True)
+        self._log_values("train", terms, len(batch), on_step=True)
         rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
         self.log("train/learning_rate", max(rates))  # lower blocks may learn more slowly
         total = terms.total + self._penalise(batch, terms)
@@ -175,14 +189,15 @@ class WhisperModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turn the window's summed gradient into the mean over its tokens: before clipping, after unscaling."""
-        tokens = self.trainer.strategy.reduce(
-            torch.tensor(float(self.window_tokens), device=self.device), reduce_op="mean"
-        )
+        counted = [torch.as_tensor(each, device=self.device).float() for each in (self.window_loss, self.window_tokens)]
+        loss, tokens = self.trainer.strategy.reduce(torch.stack(counted), reduce_op="mean")
+        self.log("train/loss", loss / tokens.clamp(min=1), prog_bar=True)
         # Ranks average their gradients, so dividing by the mean count of tokens divides the sum by the total count.
         for parameter in self.parameters():
             if parameter.grad is not None:
-                parameter.grad.div_(tokens)
+                own_part(parameter.grad).div_(tokens)
         self.window_tokens = self.window_parts = 0
+        self.window_loss = 0.0
         self.recovery.close_window()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -193,38 +208,56 @@ class WhisperModule(L.LightningModule):
             self.log(f"train/{name}", value)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """On several ranks every utterance counts once, wherever it is heard."""
         states = self.whisper.encode(batch.waveform)
-        self._log_loss("val/loss", self.objective.loss_from_states(self.whisper, states, batch), len(batch))
+        counts = not getattr(self.trainer.val_dataloaders, "repeats", False)
+        terms = self.objective.loss_from_states(self.whisper, states, batch)
+        mean = terms.total / max(terms.tokens, 1)
+        self._log_mean("val/loss", mean, counts * terms.tokens, prog_bar=True, on_step=False, on_epoch=True)
+        self._log_values("val", terms, counts * len(batch))
         hypotheses = self._transcribe(states, batch)
         for metric in (self.word_errors, self.raw_word_errors):
-            metric.update(batch.references, hypotheses, batch.languages)
+            said = (batch.references, hypotheses, batch.languages)
+            metric.update(*(each if counts else [] for each in said))
         self.log("val/wer", self.word_errors, prog_bar=True, batch_size=len(batch))
         self.log("val/raw_wer", self.raw_word_errors, batch_size=len(batch))
 
     def on_test_start(self) -> None:
-        self.predictions = []
+        self._heard = []
+
+    def on_test_end(self) -> None:
+        """The predictions of all ranks, in the order of one."""
+        repeats = getattr(self.trainer.test_dataloaders, "repeats", False)
+        turns = zip_longest(*gather([] if repeats else self._heard), fillvalue=[])
+        self.predictions = list(chain.from_iterable(chain.from_iterable(turns)))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Transcribe a panel into `predictions`. Lightning's predict would take our batches apart to count them."""
         hypotheses = self._transcribe(self.whisper.encode(batch.waveform), batch)
         durations_s = (batch.lengths / SAMPLE_RATE_HZ).tolist()
         rows = zip(batch.ids, batch.references, hypotheses, batch.speakers, batch.languages, durations_s, strict=True)
-        self.predictions += [Prediction(*row) for row in rows]
+        self._heard.append([Prediction(*row) for row in rows])
 
     def _transcribe(self, states: Float[Tensor, "batch position width"], batch: Batch) -> list[str]:
         ids = decode(self.whisper, states, batch.prefixes, batch.lengths, self.bias)
         return [self.whisper.tokens.transcript(row) for row in ids]
 
-    def _log_loss(self, name: str, terms: LossTerms, utterances: int, on_step: bool = False) -> None:
-        mean = terms.total.detach() / max(terms.tokens, 1)
-        self.log(name, mean, prog_bar=True, on_step=on_step, on_epoch=not on_step, batch_size=terms.tokens)
+    def _log_values(self, stage: str, terms: LossTerms, utterances: int, on_step: bool = False) -> None:
+        """What the objective tells beside its loss; in training the mean of the ranks' means."""
         for key, value in terms.logged.items():
-            self.log(f"{name.split('/')[0]}/{key}", value, on_step=on_step, on_epoch=not on_step, batch_size=utterances)
+            self._log_mean(f"{stage}/{key}", value, utterances, on_step=on_step, on_epoch=not on_step)
+
+    def _log_mean(self, name: str, value: Tensor | float, weight: int, **when: Any) -> None:
+        # Of whole weights Lightning would take the ranks' mean as a whole number, and lose the half.
+        exact: Any = float(weight)
+        self.log(name, value, batch_size=exact, sync_dist=self.trainer.world_size > 1, **when)
 
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(self.finetune, self.whisper.network, self.weight_decay, self.learning_rate)
-        on_gpu = self.device.type == "cuda"
-        optimizer = AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=on_gpu or None)
+        optimizer = AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=self.device.type in FUSED or None)
+        # Lightning refuses to clip for an optimiser that could unscale 16-bit gradients by itself, as a fused one can.
+        # Told that it cannot, Lightning unscales them ahead of the clipping.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         rate: Callable[[int], float] = linear_decay(self.steps, self.warmup_share, self.final_share)
         return {
             "optimizer": optimizer,

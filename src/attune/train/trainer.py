@@ -8,10 +8,12 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
 
+from attune.train.allocator import return_freed_memory
 from attune.train.callbacks.checkpoints import MONITORED
 from attune.train.callbacks.compiled import Compiled
 from attune.train.callbacks.not_finite import NotFinite
 from attune.train.files import WholeCheckpoints
+from attune.train.strategies import choose_strategy
 
 
 def make_trainer(
@@ -26,7 +28,8 @@ def make_trainer(
     patience: int = 5,
     log_every: int = 5,
     accelerator: str = "auto",
-    devices: int | str = "auto",
+    devices: int | str = 1,
+    num_nodes: int = 1,
     strategy: str = "auto",
     compile: bool = False,
     max_skipped: int = 10,
@@ -40,11 +43,15 @@ def make_trainer(
         validate_every: optimiser steps between validations.
         patience: validations without a better WER after which training stops.
         log_every: optimiser steps between logged values.
+        devices, num_nodes: processes on each machine, and machines; `Ranks` has counted them.
+        strategy: auto (one device), ddp, fsdp (train/strategies.py), or another of Lightning's.
         compile: torch.compile for the blocks of either side, while they learn.
         max_skipped: steps that may be left out because their gradient is not finite; one more ends the run.
         monitored: the logged value that `patience` waits for a lower one of: the WER, unless the objective has its own.
     """
     compiled = [Compiled()] if compile else []
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return_freed_memory()
     return L.Trainer(
         default_root_dir=folder,
         callbacks=[*callbacks, Patience(monitored, patience=patience), NotFinite(Path(folder), max_skipped), *compiled],
@@ -59,7 +66,8 @@ def make_trainer(
         log_every_n_steps=log_every,
         accelerator=accelerator,
         devices=devices,
-        strategy=strategy,
+        num_nodes=num_nodes,
+        strategy=choose_strategy(strategy),
         enable_model_summary=False,
         enable_progress_bar=False,  # train/callbacks/progress.py draws ours
         use_distributed_sampler=False,

@@ -133,6 +133,38 @@ def open_run(config: DictConfig) -> Run:
     return Run(config, Path(config.folder) if config.folder else _new_folder(str(config.name)), resumed=False)
 
 
+def find_processes(config: DictConfig) -> dict[str, Any]:
+    """The arguments of `Ranks`: of the run that goes on, where one does.
+
+    Raises:
+        InputError: a sweep of runs with several processes each.
+    """
+    folder = config.resume or (config.folder if is_requeued(config.folder) else None)
+    trainer = read_config(Path(folder)).trainer if folder else config.trainer
+    if is_sweep() and trainer.strategy != "auto":
+        raise InputError(
+            f"-m runs one after the other in one process, and trainer.strategy={trainer.strategy} gives each several. "
+            "Begin each run by itself; attune report sets them beside each other."
+        )
+    names = ("accelerator", "devices", "num_nodes", "strategy")
+    return {name: trainer[name] for name in names if name in trainer}  # a run from before they were there may go on
+
+
+def open_evaluation(words: Sequence[str], name: str) -> Run:
+    """The run folder of a model that is only scored, and not by train.py: as for these words of its command line.
+
+    Args:
+        name: of the run, where the words give none.
+    """
+    with initialize_config_dir(str(find_configs().resolve()), version_base="1.3"):
+        config = compose("train", [f"name={name}", *words], return_hydra_config=True)
+    chosen = {group: option for group, option in config.hydra.runtime.choices.items() if "hydra/" not in group}
+    with open_dict(config):
+        del config.hydra
+        config.choices = {group: option for group, option in chosen.items() if option}
+    return open_run(config)
+
+
 def is_requeued(folder: str | None) -> bool:
     """Whether SLURM began this job before, with the same words: then the run in its folder goes on."""
     return bool(folder) and Path(str(folder), "config.yaml").is_file() and "SLURM_RESTART_COUNT" in os.environ

@@ -1,6 +1,7 @@
 """How much memory a run will take, and what to change for it to fit: `attune plan`, and a line before every run."""
 
 import inspect
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -23,10 +24,12 @@ from attune.train.memory import (
     costliest,
     find_available,
     find_largest,
+    find_process,
     find_resident,
     measure_loads,
 )
 from attune.train.module import WhisperModule
+from attune.train.strategies import Sharded
 from attune.train.trainer import choose_precision
 from attune.use.config import build, build_corpus, plain
 
@@ -48,17 +51,19 @@ def foresee(
     device = trainer.strategy.root_device
     on_gpu, held = device.type == "cuda", count_bytes(module.whisper.network)
     beside = count_bytes(module) - held + (held if config.ema else 0)
-    process = 0 if on_gpu else max(0, find_resident() - count_bytes(module))
+    process = 0 if on_gpu else find_process(module)
     loads = measure_loads(data)
     job = Job(
         module.whisper.network,
         loads[0],
         half="16" in str(trainer.precision),
-        accumulates=trainer.accumulate_grad_batches > 1,
+        # In DDP's buffers gradients lie from the first step on.
+        accumulates=trainer.accumulate_grad_batches > 1 or trainer.world_size > 1,
         cached=config.cache is not None,
         scored_positions=data.evaluation_batch_positions,
         beside=beside,
         process=process,
+        shards=trainer.world_size if isinstance(trainer.strategy, Sharded) else 1,
     )
     job = costliest(job, loads)
     parts, available = {name: value / 1e9 for name, value in vars(job.need()).items()}, find_available(device)
@@ -69,6 +74,12 @@ def foresee(
         words = advise(job, [], available, config.data.batch_window_s, trainer.accumulate_grad_batches)
         console.print(f"[yellow]It may not fit. {words}; or ask `attune plan`.[/yellow]", highlight=False)
     return {**parts, "total": total / 1e9, "available": available / 1e9}
+
+
+def count_shards(trainer: Any) -> int:
+    """Devices that share the weights: of trainer=fsdp those that it names; where it says auto, one is planned for."""
+    named = [trainer.devices, trainer.num_nodes]
+    return math.prod(each for each in named if isinstance(each, int)) if trainer.strategy == "fsdp" else 1
 
 
 def count_bytes(module: nn.Module) -> int:
@@ -135,6 +146,7 @@ def make_jobs(config: Any) -> tuple[Job, list[tuple[str, Job]]]:
         scored_positions=data.evaluation_batch_positions,
         beside=beside,
         process=find_resident(),
+        shards=count_shards(config.trainer),
     )
     job = costliest(job, loads)
     others: list[tuple[str, Job]] = [] if job.half else [("trainer.precision=bf16-mixed", replace(job, half=True))]

@@ -20,7 +20,7 @@ def settle_screen() -> None:
     warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
 
 
-def make_console() -> Console:
-    """Rich's console; where nobody looks at it, in a log file, 100 columns wide."""
-    console = Console()
-    return console if console.is_terminal else Console(width=100)
+def make_console(quiet: bool = False) -> Console:
+    """Rich's console; where nobody looks at it, in a log file, 100 columns wide; `quiet` says nothing."""
+    console = Console(quiet=quiet)
+    return console if console.is_terminal else Console(width=100, quiet=quiet)

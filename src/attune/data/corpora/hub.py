@@ -6,26 +6,36 @@ with every other corpus, so that the two give the same rows, the same batches an
 changes is what comes before: without it the whole dataset is downloaded and kept by `datasets`; with it no file of the
 source is kept, and reading stops after `limits`. A shuffle in a window over an endless stream, the other way to do it,
 would give batches that depend on the source's order, could not be resumed exactly, and would audit nothing beforehand.
+
+That is for what a disk can hold. `streaming=shards` keeps nothing of the training split but a sample for the audit:
+every process and worker reads shards of its own (data/streaming.py), a thousand rows at a time, and can go on from any
+batch.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from datasets import Audio, Dataset, DatasetBuilder, IterableDataset, load_dataset_builder, load_from_disk
+from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetsError
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from attune.audio.waveform import AudioError, measure_seconds
 from attune.data.corpora.manifest import NUMBERS, OPTIONAL_COLUMNS, read_seconds
-from attune.data.corpora.schema import keep_dataset, language_code
+from attune.data.corpora.places import Places
+from attune.data.corpora.schema import RowStream, complete_row, keep_dataset, language_code
 from attune.errors import InputError
 
 FORMAT = 2  # raise it when rows are written otherwise: it is part of the cache's key
 SAVED = "dataset_dict.json"  # what save_to_disk leaves
+SAMPLE = 1000  # rows of a streamed training split that the audit hears
+READ_AT_ONCE = 16
 Rows = Dataset | IterableDataset
 TOGETHER = 32  # rows that are read at a time
 
@@ -42,9 +52,11 @@ class HubCorpus:
         files: split -> patterns of data files, where their names do not tell.
         train, validation, test: what the dataset calls them. Without streaming also parts: "train[:90%]".
         columns: our name -> the dataset's: {"text": "transcription", "speaker": "speaker_id"}.
-        streaming: do not download the source; see above.
-        limits: split -> at most so many rows, the first.
+        streaming: do not download the source; "shards": nor keep the training split; see above.
+        limits: split -> at most so many rows, the first; of a training split that is not kept, those of the sample.
         cache_dir: where the rows are kept; default ATTUNE_CACHE or ~/.cache/attune.
+        audio_folders: from which a row may name audio, beside a folder that is the dataset and the places where
+            `datasets` keeps what it downloads.
     """
 
     def __init__(
@@ -58,9 +70,10 @@ class HubCorpus:
         validation: str = "validation",
         test: str = "test",
         columns: Mapping[str, str] | None = None,
-        streaming: bool = False,
+        streaming: bool | str = False,
         limits: Mapping[str, int | None] | None = None,
         cache_dir: str | None = None,
+        audio_folders: Sequence[str] = (),
     ):
         self.path = path
         self.language = language_code(language) if language else None
@@ -69,9 +82,15 @@ class HubCorpus:
         self.names = {"train": train, "validation": validation, "test": test}
         named = {ours: theirs for ours, theirs in (columns or {}).items() if theirs}
         self.columns = {"audio": "audio", "text": "text", **named}
+        if streaming not in (True, False, "shards"):
+            raise InputError(f"data.streaming={streaming} is not known. Accepted: false, true, shards.")
         self.streaming = streaming
         self.limits = dict(limits or {})
+        if streaming == "shards":
+            self.limits["train"] = self.limits.get("train") or SAMPLE
         self.cache_dir = Path(cache_dir or os.environ.get("ATTUNE_CACHE") or Path.home() / ".cache" / "attune")
+        own = path if Path(path).is_dir() else str(HF_DATASETS_CACHE)
+        self.places = Places(own, [str(HF_DATASETS_CACHE), HF_HUB_CACHE, *audio_folders])
         unknown = set(self.columns) - {"audio", "text", *OPTIONAL_COLUMNS[:-1]}
         if unknown:
             raise InputError(
@@ -90,6 +109,23 @@ class HubCorpus:
                 f"data.path={self.path}: its audio is not in its data files, and to fetch it `datasets` wants {error}. "
                 "pip install torchcodec, or unpack the recordings and use data=folder."
             ) from None
+
+    def stream(self) -> RowStream | None:
+        """The training split shard by shard, where streaming=shards."""
+        if self.streaming != "shards":
+            return None
+        source = self._select(self._open()[0](self.names["train"]))
+        if not isinstance(source, IterableDataset):
+            raise InputError(f"data.streaming=shards: {self.path} was written by save_to_disk, and lies here as it is.")
+        return RowStream(source.num_shards, partial(self._read_shard, source))
+
+    def _read_shard(self, source: IterableDataset, shard: int) -> Iterator[dict[str, Any]]:
+        place, number = f"{self.path}, {self.names['train']}, shard {shard}", 0
+        for columns in source.shard(source.num_shards, shard).iter(READ_AT_ONCE):
+            for cells in zip(*columns.values(), strict=True):
+                raw = dict(zip(columns, cells, strict=True))
+                yield complete_row(self._row(raw, f"train-{shard:05d}-{number:07d}", f"{place}, row {number}"))
+                number += 1
 
     def _open(self) -> tuple[Callable[[str], Rows], list[Any]]:
         """How a split is opened, and what tells this state of the source from any other."""
@@ -178,7 +214,7 @@ class HubCorpus:
             return {"path": None, "bytes": contained or b""}
         if "://" in path:
             raise InputError(f"{place}: its audio lies at {path}, beside the dataset. Give data.streaming=false.")
-        return {"path": path, "bytes": None}
+        return {"path": self.places.check(path, place), "bytes": None}
 
 
 def _iterate(source: Rows, limit: int | None) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import atexit
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, Protocol, runtime_checkable
@@ -24,6 +25,7 @@ FEATURES = Features(
         "language": Value("string"),  # Whisper's code
         "task": Value("string"),  # transcribe or translate
         "speaker": Value("string"),  # null where it is not known
+        "accent": Value("string"),  # as the corpus calls it; null where it is not known
         "duration_s": Value("float32"),  # null until the audit has decoded it
         "start_s": Value("float32"),  # the part of the file that is the utterance; null for all of it
         "end_s": Value("float32"),
@@ -42,7 +44,15 @@ PAIRED = Features({**FEATURES, REJECTED: Value("string")})
 # of the recordings between them.
 ROWS_IN_MEMORY = 2000
 BYTES_IN_MEMORY = 8 * 2**20
-OPTIONAL = {"task": "transcribe", "speaker": None, "duration_s": None, "start_s": None, "end_s": None, "prompt": None}
+OPTIONAL = {
+    "task": "transcribe",
+    "speaker": None,
+    "accent": None,
+    "duration_s": None,
+    "start_s": None,
+    "end_s": None,
+    "prompt": None,
+}
 
 
 class Corpus(Protocol):
@@ -66,6 +76,33 @@ class OffersMore(Protocol):
     def more(self) -> Mapping[str, Callable[[], Dataset]]:
         """The names of these splits, and how each is read."""
         ...
+
+
+@dataclass(frozen=True)
+class RowStream:
+    """Training rows that are kept nowhere.
+
+    Args:
+        shards: into how many files or archives they are cut.
+        read: the rows of a shard, from its first on, all columns of the schema in each.
+    """
+
+    shards: int
+    read: Callable[[int], Iterator[Mapping[str, Any]]]
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A corpus whose training split may be streamed; `train` of its splits is a sample then, for the audit."""
+
+    def stream(self) -> RowStream | None:
+        """None where it is not."""
+        ...
+
+
+def complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """With all columns of the schema."""
+    return {**OPTIONAL, "segments": [], **row}
 
 
 def build_dataset(rows: Iterable[Mapping[str, Any]], features: Features = FEATURES) -> Dataset:
@@ -111,7 +148,7 @@ def _gather(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]
     chunk: list[dict[str, Any]] = []
     size = 0
     for row in rows:
-        chunk.append({**OPTIONAL, "segments": [], **row})
+        chunk.append(complete_row(row))
         size += len(row["audio"]["bytes"] or b"")
         if len(chunk) >= ROWS_IN_MEMORY or size >= BYTES_IN_MEMORY:
             yield chunk

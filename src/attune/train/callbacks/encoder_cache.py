@@ -155,6 +155,11 @@ def check_cache(
             f"as {inside[0]}. Take a type that leaves the encoder alone (finetune=decoder, cross_attention, "
             "new_tokens, prompt, or lora with finetune.targets=['model.decoder.*']), or cache=none."
         )
+    if data.stream is not None:
+        raise InputError(
+            "cache=encoder stores the states of every training utterance, and data.streaming=shards keeps none. Take "
+            "data.streaming=true, or cache=none."
+        )
     if isinstance(data.context, PackedContext):
         raise InputError(
             "cache=encoder and context=packed: a packed window is never drawn twice, and without the encoder packing "

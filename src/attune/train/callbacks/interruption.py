@@ -10,9 +10,12 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
+
+from attune.train.ranks import is_first
 
 EXIT_CODE = 128  # and the signal's number: 143 after SIGTERM, 130 after Ctrl-C, as shells count
 
@@ -33,6 +36,7 @@ class Interruption(Callback):
         self.folder = folder
         self.last = last
         self.heard: int | None = None
+        self.stops = False  # agreed between all processes of the run
         self.is_training = False
         self.before: dict[int, Any] = {}
         self.signals = [signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])]
@@ -47,7 +51,7 @@ class Interruption(Callback):
     ) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        if isinstance(error, SystemExit | KeyboardInterrupt):
+        if isinstance(error, SystemExit | KeyboardInterrupt) and is_first():
             screen = Console(stderr=True, soft_wrap=True, highlight=False)
             screen.print(f"attune: stopped. To go on: python train.py resume={self.folder}", markup=False)
 
@@ -55,7 +59,8 @@ class Interruption(Callback):
         if self.heard is not None or not self.is_training:
             raise SystemExit(EXIT_CODE + number)
         self.heard = number
-        print("attune: the step is finished and saved, then the run stops. Once more: at once.", file=sys.stderr)
+        if is_first():
+            print("attune: the step is finished and saved, then the run stops. Once more: at once.", file=sys.stderr)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.is_training = True
@@ -65,17 +70,34 @@ class Interruption(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        stops = self.heard is not None
-        if trainer.world_size > 1:  # the signal reaches processes at different moments: all stop at the same step
-            stops = trainer.strategy.reduce_boolean_decision(stops, all=False)
-        if stops and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self.heard = self.heard or signal.SIGTERM
-            # Lightning looks at it after this step's validation, logging and checkpoint: nothing of them is lost.
-            trainer._signal_connector.received_sigterm = True
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self.stops = self._agree(trainer)
+        self._stop(trainer, self.stops)
+
+    def _agree(self, trainer: L.Trainer) -> bool:
+        """The signal reaches processes at different moments, or one of them alone: all stop at the same step."""
+        if trainer.world_size > 1:
+            heard = torch.tensor(float(self.heard or 0), device=trainer.strategy.root_device)
+            self.heard = int(trainer.strategy.reduce(heard, reduce_op="max")) or None
+        return self.heard is not None
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Lightning would leave the validation behind its next batch: the WER of a part, and each process elsewhere.
+        self._stop(trainer, False)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.is_training:
+            self.stops = self._agree(trainer)
+            self._stop(trainer, self.stops)
+
+    def _stop(self, trainer: L.Trainer, stops: bool) -> None:
+        """Lightning looks at it after this step's validation, logging and checkpoint: nothing of them is lost."""
+        trainer._signal_connector.received_sigterm = stops
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.is_training = False
-        if self.heard is not None:  # in the last step of all
+        if self._agree(trainer) and self.heard is not None:  # in the last step of all
             raise SystemExit(EXIT_CODE + self.heard)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

@@ -13,7 +13,7 @@ from attune.data.module import SpeechDataModule
 class LateRejections(Callback):
     """Writes the file anew whenever there are more: a run that ends at once must have left its reasons.
 
-    Of several processes the first writes what it has met itself; the others say theirs in their logs.
+    Of several processes each knows what it has met itself: the others write rejected-RANK.csv.
     """
 
     def __init__(self, folder: Path, data: SpeechDataModule):
@@ -24,18 +24,17 @@ class LateRejections(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._write(trainer)
+        self.write()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._write(trainer)
+        self.write()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._write(trainer)
-
-    def _write(self, trainer: L.Trainer) -> None:
-        if trainer.is_global_zero and len(self.data.late) > self.written:
-            self.write()
+        self.write()
 
     def write(self) -> None:
-        write_rejections(self.data.list_rejections(), self.folder / "rejected.csv")
-        self.written = len(self.data.late)
+        if len(self.data.late) > self.written:
+            rank, found = self.data.rank, self.data.list_rejections()
+            own = found[len(self.data.rejections) :] if rank else found
+            write_rejections(own, self.folder / (f"rejected-{rank}.csv" if rank else "rejected.csv"))
+            self.written = len(self.data.late)

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from attune.data.batch import Batch
@@ -62,7 +63,7 @@ class NotFinite(Callback):
             return  # scales less the next time; that is its way of finding the scale
         learning = [parameter for parameter in pl_module.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in learning if parameter.grad is not None])
-        if torch.isfinite(norm):
+        if torch.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm):
             return
         for parameter in learning:
             parameter.grad = None

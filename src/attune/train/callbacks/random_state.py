@@ -14,8 +14,8 @@ KEY = "random_states"  # of a checkpoint: one entry a process
 class RandomState(Callback):
     """Saves the states of Python's, NumPy's and torch's generators, and sets them before the first step that follows.
 
-    Dropout draws from them. Lightning keeps none of them. Order, windows and augmentation depend on the seed and the
-    step alone, and need nothing of this.
+    Dropout draws from them. Lightning keeps none of them, and begins all processes with the same: here each gets its
+    own. Order, windows and augmentation depend on the seed and the step alone, and need nothing of this.
     """
 
     def __init__(self) -> None:
@@ -34,6 +34,8 @@ class RandomState(Callback):
         self.restored = states[trainer.global_rank] if len(states) == trainer.world_size else None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_rank > 0:
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
         if self.restored is not None:
             restore(self.restored)
             self.restored = None

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from attune.data.processes import gather
 from attune.train.energy import Energy
 from attune.train.module import WhisperModule
 
@@ -45,18 +46,22 @@ class Throughput(Callback):
             self.first_step_after_s = time.time() - self.launched_at
 
     def summary(self, steps: int, module: WhisperModule) -> dict[str, float | None]:
-        """The `train` part of run.json. `mfu` is the FLOPs of the model, none counted twice, over what the device could
-        have done in the same seconds; None where nothing was trained."""
-        seconds = max(self.seconds, 1e-9)
+        """The `train` part of run.json. `mfu` is the FLOPs of the model, none counted twice, over what the devices
+        could have done in the same seconds; None where nothing was trained. Of several processes all must ask: what was
+        heard is their sum, memory that of the fullest; energy, too, is the sum, where each has a GPU."""
+        seconds, own = max(self.seconds, 1e-9), (module.utterances_seen, module.audio_seen_s, module.flops_done)
+        utterances, audio_s, flops = map(sum, zip(*(counted := gather(own)), strict=True))
+        energies = [each for each in gather(self.energy.kilojoules) if each is not None]
+        spent = energies if self.energy.gpu is not None else energies[:1]  # a processor is counted by all on it
         return {
             "steps": steps,
             "skipped_steps": module.skipped_steps,
             "seconds": self.seconds,
-            "utterances_per_second": module.utterances_seen / seconds if module.utterances_seen else None,
-            "audio_seconds_per_second": module.audio_seen_s / seconds if module.utterances_seen else None,
-            "peak_memory_gb": peak_memory_gb(),
-            "energy_kj": self.energy.kilojoules,
-            "mfu": module.flops_done / seconds / find_peak(module) if module.flops_done else None,
+            "utterances_per_second": utterances / seconds if utterances else None,
+            "audio_seconds_per_second": audio_s / seconds if utterances else None,
+            "peak_memory_gb": max(gather(peak_memory_gb())),
+            "energy_kj": sum(spent) if spent else None,
+            "mfu": flops / seconds / find_peak(module) / len(counted) if flops else None,
             "first_step_after_s": self.first_step_after_s,
         }
 
