@@ -97,7 +97,7 @@ def _write_head(file: BinaryIO, whisper: Whisper, layout: Layout) -> None:
         1,  # matrices are float16: with float32 ones whisper.cpp 1.8 stops in its first convolution
     )
     file.write(struct.pack(f"<{len(sizes)}i", *sizes))
-    filters: Tensor = whisper.log_mel.mel.mel_scale.fb.T  # type: ignore[assignment, union-attr]
+    filters = whisper.log_mel.filters.T
     file.write(struct.pack("<2i", config.num_mel_bins, N_FFT // 2 + 1))
     file.write(filters.contiguous().numpy().astype("<f4").tobytes())
     pieces = list_pieces(layout)

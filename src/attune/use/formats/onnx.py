@@ -119,7 +119,7 @@ def write(whisper: Whisper, folder: Path, dtype: str) -> None:
         fed = torch.zeros(1, 3, dtype=torch.long), past, past, *crossed
         names = ["ids", "keys", "values", "cross_keys", "cross_values"]
         _trace(Writing(whisper.network), fed, folder / "decoder.onnx", names, ["logits", "new_keys", "new_values"])
-    np.save(folder / "mel_filters.npy", whisper.log_mel.mel.mel_scale.fb.numpy())  # type: ignore[union-attr]
+    np.save(folder / "mel_filters.npy", whisper.log_mel.filters.numpy())
     (folder / "decoding.json").write_text(json.dumps(_list_ids(whisper)))
     save_front_end(whisper, Layout(whisper.tokens, whisper.tokens.end_of_text, 0), folder)
     shutil.copyfile(onnx_loader.__file__, folder / LOADER)
