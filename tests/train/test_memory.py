@@ -18,6 +18,8 @@ from attune.model.finetune.layers import Layers
 from attune.model.finetune.lora import Lora
 from attune.model.whisper import Whisper
 from attune.train.memory import (
+    GAPS,
+    LIBRARIES,
     Job,
     Load,
     advise,
@@ -210,3 +212,11 @@ def test_the_plan_is_near_what_a_process_takes(kind: str, size: tuple[int, int])
     output = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True).stdout
     planned, measured, process = json.loads(output.splitlines()[-1])
     assert planned == pytest.approx(measured, rel=0.15), f"process {process / 1e9:.2f} GB"
+
+
+def test_a_cpu_process_takes_more_than_is_counted(nano_like: Whisper) -> None:
+    """What was measured beside it, and nothing of it on a GPU, whose job names no process."""
+    on_gpu, on_cpu = (make_job(nano_like, Full(), process=process).need() for process in (0, 10**9))
+    assert on_gpu.process == 0
+    assert on_cpu.process == 10**9 + LIBRARIES + round(GAPS * on_cpu.activations)
+    assert on_cpu.activations == on_gpu.activations

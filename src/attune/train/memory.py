@@ -31,6 +31,10 @@ SINGLE = 4  # bytes of a number in fp32
 MOMENTS = 2  # that AdamW keeps of each parameter that learns
 LOOKED_AT = 64  # batches of the first pass
 BATCHES_S = (10, 15, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640, 960, 1280, 1920)
+# What a CPU process takes beside what is counted (benchmarks/memory.py): kernels and buffers that torch and Lightning
+# make in the first steps, and what lies unused between blocks, as a share of the activations.
+LIBRARIES = 100_000_000
+GAPS = 0.15
 USABLE = 0.9  # of a device's memory: the rest is the driver's, and what lies between blocks
 
 
@@ -51,7 +55,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes at the fullest moment. `process` is what is there before anything of the model, on a CPU."""
+    """Bytes at the fullest moment. `process` is what is there beside the model, on a CPU."""
 
     parameters: int
     gradients: int
@@ -108,7 +112,7 @@ class Job:
             optimiser=MOMENTS * gradients // self.shards,
             activations=activations,
             logits=logits,
-            process=self.process,
+            process=self.process + round(LIBRARIES + GAPS * activations) if self.process else 0,
         )
 
     def _moments(self, gradients: int) -> Iterable[tuple[int, int, int]]:
