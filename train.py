@@ -40,8 +40,9 @@ from attune.train.augmentation import Augmentation  # noqa: E402
 from attune.train.callbacks.checkpoints import Checkpoints, find_monitored  # noqa: E402
 from attune.train.callbacks.encoder_cache import check_cache  # noqa: E402
 from attune.train.callbacks.interruption import Interruption  # noqa: E402
+from attune.train.callbacks.late_rejections import LateRejections  # noqa: E402
 from attune.train.callbacks.progress import ProgressLine  # noqa: E402
-from attune.train.callbacks.rejections import LateRejections  # noqa: E402
+from attune.train.callbacks.streamed_rejections import StreamedRejections  # noqa: E402
 from attune.train.callbacks.throughput import Throughput  # noqa: E402
 from attune.train.interpolation import check_weapons, make_interpolation  # noqa: E402
 from attune.train.loggers import close_wandb, make_loggers  # noqa: E402
@@ -61,8 +62,8 @@ gc.enable()
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
-def main(config: DictConfig) -> None:
-    carry_out(train, config)
+def main(config: DictConfig) -> float | None:
+    return carry_out(train, config)
 
 
 def train(config: DictConfig) -> None:
@@ -115,8 +116,8 @@ def train(config: DictConfig) -> None:
     loggers = make_loggers(run.folder, config.name, plain(config), **plain(config.logger)) if ranks.first else []
     speed = Throughput(run.opened_at or LAUNCHED_AT)
     interruption = Interruption(run.folder, checkpoints.last)
-    callbacks = [speed, ProgressLine(console), *checkpoints.callbacks, interruption, LateRejections(run.folder)]
-    callbacks += [cache] if cache else []
+    watchers = [speed, ProgressLine(console), LateRejections(run.folder, data), StreamedRejections(run.folder)]
+    callbacks = [*watchers, *checkpoints.callbacks, interruption, *([cache] if cache else [])]
     added = {"folder": str(run.folder), "loggers": loggers, "callbacks": callbacks, "monitored": checkpoints.monitored}
     trainer = build(config.trainer, **added, devices=ranks.devices, num_nodes=ranks.nodes)
     if finetune.rate_factor and ranks.first:
@@ -179,6 +180,7 @@ def make_data(config: DictConfig, tokens: Tokens, extras: list[str], ranks: Rank
         allow_leakage=config.data.allow_leakage,
         rank=ranks.rank,
         ranks=ranks.world,
+        listen_up_to=None if config.cache else config.data.get("listen_up_to"),  # a cache hears all anyway
     )
 
 

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
 
 from attune.use.cli import make_parser
 
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 COMMAND = re.compile(r"(python train\.py|attune [a-z])")
+PLUGINS = {"hydra/launcher=joblib": "hydra_joblib_launcher", "hydra/sweeper=optuna": "hydra_optuna_sweeper"}
 PLACEHOLDER = re.compile(r"[A-Z]+|\w+=NAME")  # what stands for words of the reader's own: WORDS, finetune=NAME
 
 
@@ -34,7 +36,7 @@ def find_commands(text: str) -> Iterator[str]:
 def find_in_shell(block: str) -> Iterator[str]:
     """Lines that call one of the two, with continued lines joined."""
     for line in block.replace("\\\n", " ").splitlines():
-        for part in re.split(r"&& | > |; ", line):
+        for part in re.split(r"&& | > |; | \| ", line):
             if COMMAND.match(part.strip()):
                 yield part.strip()
 
@@ -61,11 +63,18 @@ def split(command: str) -> list[str]:
 FOUND = find_all()
 
 
+def take_lowest(word: Override) -> str:
+    """One value of the interval that a search draws from; other words as they are."""
+    interval = word.value()
+    return f"{word.get_key_element()}={interval.start}" if isinstance(interval, IntervalSweep) else str(word.input_line)
+
+
 def compose_all(words: list[str]) -> None:
     """Compose what the words ask for: each job of a sweep by itself."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
+        parser = OverridesParser.create(config_loader=loader)
+        overrides = parser.parse_overrides([take_lowest(word) for word in parser.parse_overrides(words)])
         jobs = BasicSweeper.split_arguments(overrides, None)[0]
         # Seeds differ in nothing else, and `name` follows what only Hydra's own main() knows.
         unseeded = dict.fromkeys(tuple(word for word in job if not word.startswith(("seed=", "name="))) for job in jobs)
@@ -81,6 +90,9 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize(("page", "command"), FOUND, ids=[f"{page}: {command[:60]}" for page, command in FOUND])
 def test_it_is_accepted(page: str, command: str) -> None:
     words = split(command)
+    for word, plugin in PLUGINS.items():
+        if word in words:
+            pytest.importorskip(f"hydra_plugins.{plugin}", reason="pip install -e '.[sweep]'")
     if command.startswith("python"):
         words = [word for word in words if word not in ("-m", "--multirun")]
         compose_all([word for word in words if not PLACEHOLDER.fullmatch(word)])

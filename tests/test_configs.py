@@ -160,3 +160,22 @@ def test_a_column_is_named_as_the_errors_say(option: str) -> None:
         config = compose("train", [*words, "name=test"])
     assert "sentence" in str(vars(build_corpus(config.data)))
     assert set(config.data.columns) >= {"audio", "text", *OPTIONAL_COLUMNS[:-1]}
+
+
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [
+        (["data=language"], "new_head"),
+        (["data=language", "finetune=lora"], "lora"),
+        (["finetune=lora", "data=language"], "lora"),
+        (["data=mixture", "+data@data.parts.ru=language", "+data@data.parts.en=accent"], "new_head"),
+        (["data=mixture", "+data@data.parts.ru=language", "finetune=full"], "full"),
+        (["data=accent"], "full"),
+    ],
+)
+def test_a_corpus_brings_a_type_and_the_command_line_wins(words: list[str], chosen: str) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", [*words, "name=test"], return_hydra_config=True)
+    assert config.hydra.runtime.choices.finetune == chosen
+    expected = yaml.safe_load((CONFIGS / "finetune" / f"{chosen}.yaml").read_text())
+    assert config.finetune._target_ == expected["_target_"]

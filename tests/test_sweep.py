@@ -26,7 +26,7 @@ from attune.errors import InputError
 from attune.report.record import RunRecord, write_record
 from attune.report.runs import read_plan, write_plan
 from attune.use.config import _to_file_name
-from attune.use.sweep import check_sweep, describe_wandb_sweep, find_unfinished, find_words, list_jobs
+from attune.use.sweep import check_sweep, describe_wandb_sweep, find_least, find_unfinished, find_words, list_jobs
 
 CONFIGS = ROOT / "configs"
 ABLATIONS = sorted(path.stem for path in (CONFIGS / "ablation").glob("*.yaml"))
@@ -68,6 +68,10 @@ def test_the_jobs_of_a_sweep_are_its_swept_words() -> None:
     sweep.hydra.sweeper["_target_"] = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
     assert list_jobs(sweep) == [[f"seed={seed}", f"finetune={name}"] for seed in (1, 2) for name in ("full", "lora")]
     assert list_jobs(make_sweep(None, "seed=1")) == []
+    # A named ablation's key to which the command line gives one value names no run, and so no job either.
+    settled = make_sweep({"seed": "1,2,3"}, "seed=1", "finetune=full,lora")
+    settled.hydra.sweeper["_target_"] = sweep.hydra.sweeper["_target_"]
+    assert list_jobs(settled) == [["finetune=full"], ["finetune=lora"]]
 
 
 def make_plan(folder: Path, words: list[str], process: int = -1, finished: bool = False) -> Path:
@@ -184,6 +188,43 @@ def test_a_sweep_in_which_some_runs_fail(manifest: Path, tmp_path: Path) -> None
         [sys.executable, "-m", "attune.use.cli", "report", str(folder)], capture_output=True, text=True, check=False
     )
     assert again.returncode == 1 and "data.shots=0" in again.stdout
+
+
+def read_table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "ablation.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_end_in_one_table(manifest: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install -e '.[sweep]'")
+    folder = tmp_path / "sweep"
+    words = ["finetune=full,none", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    result = run(*manifest_words(manifest), *words, folder=folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("ablation: ") == 1
+    assert [row["setting"] for row in read_table(folder)] == ["finetune=full", "finetune=none"]
+    assert {row["status"] for row in read_table(folder)} == {"finished"}
+
+
+@pytest.mark.slow
+def test_a_search_goes_by_validation(manifest: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install -e '.[sweep]'")
+    folder = tmp_path / "sweep"
+    words = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"]
+    rate = "optimizer.learning_rate=tag(log, interval(1e-5, 1e-2))"
+    result = run(*manifest_words(manifest), *words, rate, folder=folder)
+    assert result.returncode == 0, result.stderr
+    found = [find_least(path.parent) for path in folder.glob("*/run.json")]
+    best = yaml.safe_load((folder / "optimization_results.yaml").read_text())
+    assert len(found) == 2 and best["best_value"] == min(value for value in found if value is not None)
+    assert 1e-5 <= best["best_params"]["optimizer.learning_rate"] <= 1e-2
+
+
+def test_what_a_search_goes_by(tmp_path: Path) -> None:
+    assert find_least(tmp_path) is None
+    (tmp_path / "metrics.csv").write_text("step,val/wer,train/loss\n0,,2.0\n1,0.5,1.0\n2,0.25,0.5\n3,0.75,0.1\n")
+    assert find_least(tmp_path) == 0.25
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """train.py as a user meets it: a whole small run, and what it says to bad input."""
 
+import csv
 import json
 import re
 import subprocess
@@ -16,6 +17,7 @@ from attune.audio.speech import Voice, speak
 from attune.audio.waveform import encode_wav
 from attune.errors import InputError
 from attune.model.whisper import load_tokens, load_whisper
+from attune.report.predictions import read_predictions
 from attune.train.scoring import score_other
 from attune.use.config import explain
 from attune.use.export import export
@@ -55,7 +57,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{index}.wav").write_bytes(
             encode_wav(speak(text, Voice())) if text != "Broken." else b"RIFFnonsense"
         )
-        rows.append({"audio": f"{index}.wav", "text": text, "speaker": f"s{index % 2}", "language": "en"})
+        rows.append(
+            {"audio": f"{index}.wav", "text": text, "speaker": f"s{index % 2}", "accent": "us", "language": "en"}
+        )
     write_rows(folder / "train.jsonl", rows)
     return folder / "train.jsonl"
 
@@ -84,6 +88,7 @@ def test_a_run_leaves_everything_the_design_promises(finished: Path, tmp_path: P
     assert set(record["result"]) == set(record["baseline"]) == {"test", "test@full"}
     assert record["result"]["test"]["utterances"] == 5
     assert "is not finished" not in (folder / "report.html").read_text()
+    assert all(row.accent == "us" for row in read_predictions(folder / "predictions" / "test.csv"))
     rejected = (folder / "rejected.csv").read_text()
     assert record["audit"]["shared"]["test"] == {"sentences": 5, "speakers": 2}
     assert record["result"]["test"]["remainder"] == {"utterances": 0, "words": 0, "wer": None, "cer": None}
@@ -364,3 +369,22 @@ def test_a_head_that_writes_cannot_be_shown_examples(manifest: Path, tmp_path: P
     with pytest.raises(InputError, match="data.in_context=1 .* a CTC head writes"):
         run_small(tmp_path / "run", *manifest_words(manifest), *words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_late_rejection_stands_in_the_files_of_the_run(manifest: Path, tmp_path: Path) -> None:
+    rows = []
+    for index in range(12):
+        silent = encode_wav(torch.zeros(16_000))
+        (tmp_path / f"{index}.wav").write_bytes(
+            silent if index == 5 else encode_wav(speak(f"Number {index}.", Voice()))
+        )
+        rows.append({"audio": f"{index}.wav", "text": f"Number {index}.", "language": "en"})
+    train = write_rows(tmp_path / "train.jsonl", rows)
+    words = [*manifest_words(manifest, train=train), "data.max_rejected=0.3", "data.listen_up_to=1"]
+    run_small(tmp_path / "run", *words, "trainer.max_steps=8")
+    with (tmp_path / "run" / "rejected.csv").open(newline="") as file:
+        late = [row for row in csv.DictReader(file) if row["reason"].startswith("late: ")]
+    assert [(row["split"], row["id"], row["reason"][:12]) for row in late] == [("train", "train-6", "late: silent")]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["rejected"]["silent"] == 1 and record["audit"]["listened"]["train"] == 1

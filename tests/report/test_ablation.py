@@ -97,6 +97,20 @@ def test_a_group_stands_for_all_that_it_holds() -> None:
     assert describe_settings([make_record("full"), make_record("lora")]) == ["finetune=full", "finetune=lora"]
 
 
+def make_choices(*pairs: tuple[str, str]) -> list[RunRecord]:
+    """Runs that differ in two options alone."""
+    chosen = [{"finetune": finetune, "objective": objective} for finetune, objective in pairs]
+    return [RunRecord(name="run", seed=1, config={"choices": each}) for each in chosen]
+
+
+def test_an_option_that_follows_from_another_is_named_where_it_is_not_the_usual_one() -> None:
+    types = make_choices(("full", "cross_entropy"), ("lora", "cross_entropy"), ("ctc", "joint_ctc"))
+    assert describe_settings(types) == ["finetune=full", "finetune=lora", "finetune=ctc objective=joint_ctc"]
+    crossed = make_choices(("full", "cross_entropy"), ("lora", "cross_entropy"), ("full", "mwer"))
+    assert describe_settings(crossed)[1] == "finetune=lora objective=cross_entropy"
+    assert describe_settings(make_choices(("full", "mwer"), ("lora", "grpo")))[0] == "finetune=full objective=mwer"
+
+
 def test_keys_that_differ_under_one_option_are_words() -> None:
     records = [make_record("full"), make_record("lora", rank=8), make_record("lora", rank=16)]
     words = ["finetune=full", "finetune=lora finetune.rank=8", "finetune=lora finetune.rank=16"]

@@ -1,6 +1,7 @@
 """Error analysis: what is counted, in which group, and what is called suspicious."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ def make_row(
 ) -> PredictionRow:
     earlier, later = (count_word_errors(reference, text) for text in (before, after))
     counts = (later.words, earlier.total, later.total)
-    return PredictionRow(identifier, speaker, "en", duration_s, reference, before, after, *counts)
+    accent = speaker.partition("+")[0] if speaker else None
+    return PredictionRow(identifier, speaker, "en", duration_s, reference, before, after, *counts, accent=accent)
 
 
 ROWS = [
@@ -84,7 +86,9 @@ def test_rates_of_groups_and_conditions() -> None:
     caribbean = found.groups["accent"][0]
     assert (caribbean.name, caribbean.words, caribbean.before, caribbean.after) == ("en-029", 8, 2 / 8, 2 / 8)
     assert [group.name for group in found.groups["condition"]] == ["snr_00"]
-    many = [make_row(str(index), "a b", "a b", "a x", f"s{index}") for index in range(MOST_GROUPS + 3)]
+    many = [
+        replace(make_row(str(index), "a b", "a b", "a x", f"s{index}"), accent=None) for index in range(MOST_GROUPS + 3)
+    ]
     found = analyse_errors({"test": many})
     assert len(found.groups["speaker"]) == MOST_GROUPS and found.left_out == {"speaker": 3}
 

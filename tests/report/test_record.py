@@ -26,9 +26,13 @@ from attune.report.record import (
 )
 from attune.score.metrics import Prediction
 
+ACCENTS = {"a": "us"}
+
 
 def predict(identifier: str, reference: str, hypothesis: str) -> Prediction:
-    return Prediction(identifier, reference, hypothesis, speaker=None, language="en", duration_s=1.25)
+    return Prediction(
+        identifier, reference, hypothesis, speaker=None, language="en", duration_s=1.25, accent=ACCENTS.get(identifier)
+    )
 
 
 def test_a_record_comes_back_as_it_was(record: RunRecord, tmp_path: Path) -> None:
@@ -89,7 +93,7 @@ def test_predictions_are_paired_by_id_and_counted_on_normalised_text(tmp_path: P
     after += [predict("a", "Don't stop, now!", "a repeat")]
     rows = read_predictions(write_predictions(tmp_path, "retention/us", before, after))
     assert rows == [
-        PredictionRow("a", None, "en", 1.25, "Don't stop, now!", "stop now", "don’t stop NOW", 3, 1, 0),
+        PredictionRow("a", None, "en", 1.25, "Don't stop, now!", "stop now", "don’t stop NOW", 3, 1, 0, accent="us"),
         PredictionRow("b", None, "en", 1.25, "", "thank you", "", 0, 2, 0),
     ]
     assert predictions_path(tmp_path, "retention/us") == tmp_path / "predictions" / "retention-us.csv"

@@ -19,7 +19,7 @@ def draw(name: str, count: int = 6_000) -> list[str]:
     return [grammar.draw(rng) for _ in range(count)]
 
 
-@pytest.mark.parametrize(("name", "words"), [("russian", 300), ("clinical", 250)])
+@pytest.mark.parametrize(("name", "words"), [("russian", 300), ("russian_phrases", 72), ("clinical", 250)])
 def test_many_words_are_really_drawn(name: str, words: int) -> None:
     counts = Counter(word for sentence in draw(name) for word in split_words(sentence))
     assert sum(count >= 5 for count in counts.values()) >= words
@@ -30,6 +30,7 @@ def test_many_words_are_really_drawn(name: str, words: int) -> None:
     ("name", "form"),
     [
         ("russian", r"[А-ЯЁ][А-Яа-яЁё]*(,? [А-Яа-яЁё]+)*[.?]"),
+        ("russian_phrases", r"[А-ЯЁ][А-Яа-яЁё]*(,? [А-Яа-яЁё]+)*[.?]"),
         ("clinical", r"[A-Z][A-Za-z]*(,? [A-Za-z]+)*\."),
     ],
 )
@@ -39,11 +40,16 @@ def test_every_sentence_is_printed_well(name: str, form: str) -> None:
     assert all(2 <= len(split_words(sentence)) <= 14 for sentence in sentences)
 
 
-@pytest.mark.parametrize("name", ["russian", "clinical"])
+@pytest.mark.parametrize("name", ["russian", "russian_phrases", "clinical"])
 def test_each_split_has_sentences_of_its_own(name: str) -> None:
     drawn = {split: set(draw_sentences(count, 0, split, name)) for split, count in (("train", 1_800), ("test", 160))}
     assert not drawn["train"] & drawn["test"]
     assert draw_sentences(80, 5, "test", name) == draw_sentences(160, 5, "test", name)[:80]
+
+
+def test_the_phrase_book_is_small() -> None:
+    words = load_grammar("russian_phrases").vocabulary()
+    assert len(words) == 72 and len(set(draw("russian_phrases", 20_000))) > 2_500
 
 
 def test_russian_verbs_and_adjectives_agree() -> None:
@@ -86,5 +92,5 @@ def test_a_tokenizer_of_english_spells_russian_in_bytes() -> None:
 
 
 def test_an_unknown_grammar_lists_the_known() -> None:
-    with pytest.raises(InputError, match=r"no grammar 'greek'.*clinical, everyday, russian"):
+    with pytest.raises(InputError, match=r"no grammar 'greek'.*clinical, everyday, russian, russian_phrases"):
         load_grammar("greek")

@@ -1,12 +1,14 @@
-"""Runs that are killed or told to stop, at any moment, and continued: they end as if nothing had been."""
+"""Runs that are killed, told to stop or out of disk, at any moment, and continued: they end as if nothing had been."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,15 @@ from attune.train.callbacks import throughput
 from attune.train.callbacks.checkpoints import Checkpoints
 from attune.train.files import WholeCheckpoints, is_whole
 from attune.train.module import WhisperModule
+from attune.use.sweep import carry_out
 from train import train
 
 ROOT = Path(__file__).parents[2]
 WORDS = [
     "logger=csv", "trainer.max_steps=8", "trainer.validate_every=2", "trainer.log_every=1", "trainer.accelerator=cpu",
-    "name=test", "trainer.accumulate_grad_batches=2", "data.batch_window_s=4", "finetune=lora", "finetune.dropout=0.3",
+    "name=test", "trainer.accumulate_grad_batches=2", "data.batch_window_s=4",
+    "data.evaluation_batch_window_s=4",  # an utterance a batch: a validation has several, and can be cut short
+    "finetune=lora", "finetune.dropout=0.3",
     "data.allow_leakage=true", "ema=0.9", "keep=top2", "optimizer.learning_rate=1e-2",
 ]  # fmt: skip
 TEXTS = ["One two.", "Three four.", "Five six seven.", "Eight.", "Nine ten eleven."]
@@ -55,7 +60,7 @@ def run(words: list[str], before: Callable[[], None] = lambda: None) -> None:
     throughput.measure_peak = lambda *_: 1e12
     before()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        train(compose("train", words, return_hydra_config=True))
+        carry_out(train, compose("train", words, return_hydra_config=True))
 
 
 def start(words: list[str], before: Callable[[], None] = lambda: None) -> multiprocessing.context.ForkProcess:
@@ -168,36 +173,46 @@ def test_killed_at_a_chosen_moment(
     check_same(folder, whole[0])
 
 
-def signal_at_step(number: int, step: int, times: int = 1) -> Callable[[], None]:
-    """Signals that arrive in the middle of a micro-batch."""
+def signal_at_call(number: int, call: int, times: int = 1, name: str = "training_step") -> Callable[[], None]:
+    """Signals that arrive in the middle of a micro-batch, or of a batch of a validation."""
 
     def prepare() -> None:
-        real, count = WhisperModule.training_step, iter(range(1, 10**6))
+        real, count = getattr(WhisperModule, name), iter(range(1, 10**6))
 
         def interrupted(module: WhisperModule, *args: Any) -> Any:
-            if next(count) == step:
+            if next(count) == call:
                 for _ in range(times):
                     os.kill(os.getpid(), number)
             return real(module, *args)
 
-        WhisperModule.training_step = interrupted  # type: ignore[method-assign]
+        setattr(WhisperModule, name, interrupted)
 
     return prepare
 
 
-# Micro-batch 5 is the first of step 3, which is between two validations; 7 is in step 4, whose end is one.
+# Micro-batch 5 is the first of step 3, which is between two validations; 7 is in step 4, whose end is one. A validation
+# has five batches: 7 is in that behind step 4.
 @pytest.mark.parametrize(
-    ("number", "micro_batch", "steps"),
+    ("number", "where", "call", "steps"),
     [
-        (signal.SIGTERM, 5, 3),
-        pytest.param(signal.SIGINT, 7, 4, marks=pytest.mark.slow),
+        (signal.SIGTERM, "training_step", 5, 3),
+        pytest.param(signal.SIGINT, "training_step", 7, 4, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "validation_step", 7, 4, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "validation_step", 10, 4, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_finishes_the_step_and_saves(
-    number: int, micro_batch: int, steps: int, words: list[str], whole: tuple[Path, float], tmp_path: Path, capfd: Any
+    number: int,
+    where: str,
+    call: int,
+    steps: int,
+    words: list[str],
+    whole: tuple[Path, float],
+    tmp_path: Path,
+    capfd: Any,
 ) -> None:
     folder = tmp_path / "run"
-    process = start([*words, f"folder={folder}"], signal_at_step(number, micro_batch))
+    process = start([*words, f"folder={folder}"], signal_at_call(number, call, name=where))
     process.join()
     assert process.exitcode == 128 + number
     assert f"To go on: python train.py resume={folder}" in capfd.readouterr().err
@@ -211,7 +226,7 @@ def test_a_signal_finishes_the_step_and_saves(
 
 @pytest.mark.slow
 def test_a_second_signal_ends_at_once(words: list[str], tmp_path: Path) -> None:
-    process = start([*words, f"folder={tmp_path / 'run'}"], signal_at_step(signal.SIGTERM, 5, times=2))
+    process = start([*words, f"folder={tmp_path / 'run'}"], signal_at_call(signal.SIGTERM, 5, times=2))
     process.join()
     assert process.exitcode == 143
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
@@ -227,7 +242,7 @@ def test_slurm_gives_notice_and_begins_the_job_again(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     folder = tmp_path / "run"
-    process = start([*words, f"folder={folder}"], signal_at_step(signal.SIGUSR1, 5))
+    process = start([*words, f"folder={folder}"], signal_at_call(signal.SIGUSR1, 5))
     process.join()
     assert process.exitcode == 128 + signal.SIGUSR1
     assert (tmp_path / "asked").read_text() == "requeue 17\n"
@@ -235,4 +250,48 @@ def test_slurm_gives_notice_and_begins_the_job_again(
     again = start([*words, f"folder={folder}"])
     again.join()
     assert again.exitcode == 0
+    check_same(folder, whole[0])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a tmpfs")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def fill_at_call(disk: Path, call: int) -> Callable[[], None]:
+    """Somebody else takes what room there is, in the middle of a micro-batch."""
+
+    def prepare() -> None:
+        real, count = WhisperModule.training_step, iter(range(1, 10**6))
+
+        def filling(module: WhisperModule, *args: Any) -> Any:
+            if next(count) == call:
+                with (disk / "somebody's").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                    while file.write(bytes(4096)):
+                        pass
+            return real(module, *args)
+
+        WhisperModule.training_step = filling
+
+    return prepare
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills(
+    small_disk: Path, words: list[str], whole: tuple[Path, float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = small_disk / "run"
+    process = start([*words, f"folder={folder}"], fill_at_call(small_disk, 6))
+    process.join()
+    told = capfd.readouterr().err
+    assert process.exitcode == 2 and "attune: The disk is full: " in told and "Traceback" not in told
+    assert is_whole(folder / "checkpoints/last.ckpt")
+    (small_disk / "somebody's").unlink()
+    go_on(folder)
     check_same(folder, whole[0])

@@ -79,7 +79,8 @@ def test_activations_of_full_fine_tuning_by_hand(nano_like: Whisper) -> None:
     assert need.logits == 3 * 4 * 120 * vocabulary
 
 
-def test_what_autograd_keeps_is_what_is_counted(nano_like: Whisper) -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_what_autograd_keeps_is_what_is_counted(half: bool, nano_like: Whisper) -> None:
     """Every tensor that is saved for a backward pass, each memory counted once; the loss's own are the logits'."""
     for finetune, within in ((Full(), 0.1), (Layers(["model.decoder.*"]), 0.2), (Lora(rank=2), 0.15)):
         whisper = copy_of(nano_like).train()
@@ -94,10 +95,11 @@ def test_what_autograd_keeps_is_what_is_counted(nano_like: Whisper) -> None:
                 kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):
             terms = CrossEntropy().loss(whisper, batch)
         load = Load(len(batch), 400, batch.labels.shape[1], batch.supervised)
-        need = Job(whisper.network, load, scored_positions=0).need()
+        need = Job(whisper.network, load, half=half, scored_positions=0).need()
         assert sum(kept.values()) == pytest.approx(need.activations + need.logits / 3, rel=within), type(finetune)
         assert terms.tokens == load.supervised
 

@@ -76,3 +76,19 @@ def test_validation_decodes_and_the_best_weights_come_back(
         module.whisper.network.model.encoder.conv1.bias.fill_(9.0)
     Checkpoints(tmp_path).load_kept(module)
     assert not (module.whisper.network.model.encoder.conv1.bias == 9.0).any()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_fused_optimiser_lets_gradients_be_clipped(
+    precision: str, nano_like: Whisper, fresh_data: Callable[[], SpeechDataModule], tmp_path: Path
+) -> None:
+    """Lightning takes a fused optimiser for one that unscales by itself, and would refuse in 16 bits."""
+    module = WhisperModule(copy_of(nano_like), Full(), CrossEntropy(), steps=6, learning_rate=1e-3)
+    trainer = make_trainer(
+        Checkpoints(tmp_path).callbacks, [], str(tmp_path), max_steps=2, validate_every=10**6, accelerator="cpu",
+        devices=1, precision=precision, gradient_clip_val=0.01,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=fresh_data())
+    assert all(group["fused"] for group in trainer.optimizers[0].param_groups)
+    gradients = [each.grad for each in module.parameters() if each.grad is not None]
+    assert torch.nn.utils.get_total_norm(gradients) == pytest.approx(0.01, rel=1e-3)

@@ -5,14 +5,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import soundfile
 import torch
 
-from attune.audio.waveform import SAMPLE_RATE_HZ
+from attune.audio.waveform import SAMPLE_RATE_HZ, encode_wav
 from attune.model.save import save_whisper
 from attune.model.scratch import Scratch, make_tokens, make_whisper
 from attune.report.record import RunRecord, write_record
@@ -117,6 +119,37 @@ def test_an_output_folder_takes_everything(attune: Attune, run_folder: Path, tal
     assert text["language"] in make_tokens(50).languages
 
 
+def test_words_and_pauses(attune: Attune, run_folder: Path, talk: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.wav"
+    other.write_bytes(encode_wav(torch.from_numpy(soundfile.read(talk, dtype="float32")[0][:16_000])))
+    for more in ([], ["--pauses", "--batch", "3", "--longest", "5"]):
+        folder = tmp_path / f"out{len(more)}"
+        code, out, err = attune(
+            "transcribe", run_folder, talk, other, "--language=en", "--words", "--format=text,json,vtt,srt",
+            "--output-dir", folder, *more,
+        )  # fmt: skip
+        assert (code, out, err) == (0, "", "")
+        written = json.loads((folder / "other.json").read_text())
+        words = [word for segment in written["segments"] for word in segment["words"]]
+        assert (folder / "other.srt").read_text().count("-->") == len(words) > 0
+        assert len((folder / "other.txt").read_text().split("\n")) - 1 == len(words)
+    code, out, _ = attune("transcribe", run_folder, talk, other, "--language=en", "--pauses", "--words")
+    assert code == 0 and {line.split("\t")[0] for line in out.split("\n")[:-1]} == {str(talk), str(other)}
+
+
+def test_standard_input(
+    attune: Attune, run_folder: Path, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = attune("transcribe", run_folder, talk, "--language=en", "--format=srt", "--output-dir", tmp_path)
+    assert expected.code == 0
+    for words in (["--format=srt"], ["--format=text,srt", "--output-dir", tmp_path / "in"]):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=talk.open("rb")))
+        code, out, err = attune("transcribe", run_folder, "-", "--language=en", *words)
+        assert (code, err) == (0, "")
+        written = out if len(words) == 1 else (tmp_path / "in" / "stdin.srt").read_text()
+        assert written == (tmp_path / "talk.srt").read_text()
+
+
 def test_a_users_file_is_not_overwritten_unasked(attune: Attune, run_folder: Path, talk: Path) -> None:
     talk.with_suffix(".srt").write_text("mine")
     code, out, err = attune("transcribe", run_folder, talk, "--format", "srt")
@@ -149,6 +182,11 @@ def test_what_cannot_be_written_fails_alone(attune: Attune, run_folder: Path, ta
         (["transcribe", "RUN", "TALK", "--format", "srt", "--no-timestamps"], "subtitles are made of times"),
         (["transcribe", "RUN", "TALK", "other/talk.wav", "--format=srt", "--output-dir=x"], "would both be written to"),
         (["transcribe", "RUN", "TALK", "--output-dir", "TALK"], "is a file"),
+        (["transcribe", "RUN", "-", "--format", "srt,vtt"], "stdout takes one of them. Give --output-dir=DIR"),
+        (["transcribe", "RUN", "TALK", "--words", "--task", "translate"], "are said at no time"),
+        (["transcribe", "RUN", "TALK", "--batch", "4"], "--batch is for --pauses"),
+        (["transcribe", "RUN", "TALK", "--pauses", "--batch", "0"], "accepted are 1 and more"),
+        (["transcribe", "RUN", "TALK", "--longest", "60"], "accepted are 2 to 30 s"),
     ],
 )
 def test_bad_input_is_one_message(
@@ -172,3 +210,38 @@ def test_report_sets_runs_beside_each_other(attune: Attune, tmp_path: Path) -> N
     assert {"ablation.csv", "ablation.md"} <= {path.name for path in tmp_path.iterdir()}
     assert attune("report", tmp_path / "01", tmp_path / "02", "--output-dir", tmp_path / "x").code == 0
     assert (tmp_path / "x" / "ablation.md").read_text() == (tmp_path / "ablation.md").read_text()
+
+
+def make_runs(folder: Path, **second: Any) -> Path:
+    """Two finished runs, the second with other values in its run.json."""
+    for name, values in (("00", {}), ("01", second)):
+        record = RunRecord(name=name, seed=0, config={"keep": name}, status="finished", normaliser="attune 2")
+        write_record(replace(record, **values), folder / name)
+    return folder
+
+
+def test_report_refuses_numbers_of_different_things(attune: Attune, tmp_path: Path) -> None:
+    code, out, err = attune("report", make_runs(tmp_path, normaliser="whisper"))
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert "01 cannot stand in one table" in err and "'attune 2' and 'whisper'" in err
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"schema_version": 0}, "run.json has schema_version 0; this attune reads 1"),
+        ({"status": "failed", "error": "the disk is full"}, "the disk is full"),
+    ],
+)
+def test_report_shows_a_run_that_has_no_numbers(
+    attune: Attune, tmp_path: Path, second: dict[str, Any], message: str
+) -> None:
+    code, out, err = attune("report", make_runs(tmp_path, **second))
+    assert (code, err) == (1, "")
+    assert out.count("not finished: ") == 1 and message in out and "No run has finished" not in out
+
+
+def test_report_says_once_that_no_run_has_finished(attune: Attune, tmp_path: Path) -> None:
+    write_record(RunRecord(name="a", seed=0, config={}, status="interrupted", error="SIGTERM"), tmp_path / "00")
+    code, out, err = attune("report", tmp_path)
+    assert (code, err) == (1, "") and out.count("No run has finished, so there is nothing to compare yet.") == 1

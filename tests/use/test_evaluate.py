@@ -3,18 +3,23 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from torch import Tensor
 
 from attune.audio.speech import Voice, speak
 from attune.audio.waveform import encode_wav
 from attune.errors import InputError
+from attune.model.whisper import Whisper
 from attune.train import scoring
 from attune.use.cli import make_parser
 from attune.use.commands.evaluate import list_evaluation_words
+from attune.use.evaluate import evaluate
+from attune.use.formats.registry import FORMATS
 from train import train
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +64,44 @@ def test_it_leaves_what_a_run_leaves(
     assert record["result"] == record["baseline"] and set(record["result"]) == {"test", "test@full"}
     assert record["result"]["test"]["utterances"] == 3 and heard == ["panel"] * 2
     assert (folder / "predictions/test.csv").is_file() and (folder / "report.html").is_file()
+
+
+class Echo:
+    """A program that hears the same in everything."""
+
+    name = "echo 1.0"
+
+    def __init__(self, folder: Path):
+        self.asked: list[tuple[str, str]] = []
+
+    def transcribe(self, waveform: Tensor, language: str, task: str, max_new_tokens: int) -> str:
+        assert waveform.ndim == 1 and max_new_tokens >= 16
+        self.asked.append((language, task))
+        return "One two."
+
+
+def test_a_model_of_another_program_has_the_same_report(
+    nano_like: Whisper,
+    corpus: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, folder = tmp_path / "model", tmp_path / "out"
+    nano_like.tokens.tokenizer.save_pretrained(model)
+    (model / "model.bin").touch()
+    monkeypatch.setitem(FORMATS, "ctranslate2", replace(FORMATS["ctranslate2"], open=Echo))
+    words = [*corpus, f"folder={folder}", "logger=csv"]
+    arguments = make_parser().parse_args(["evaluate", str(model), *words])
+    assert arguments.run(arguments) == 0
+    record: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished" and record["context"] == "full" and record["versions"]["echo"] == "1.0"
+    assert record["config"]["choices"]["data"] == "manifest" and set(record["result"]) == {"test"}
+    assert record["result"] == record["baseline"] and record["result"]["test"]["wer"] == pytest.approx(4 / 5)
+    assert {path.name for path in folder.iterdir()} >= {"config.yaml", "predictions", "report.html", "rejected.csv"}
+    assert f"model: {model}" in capsys.readouterr().out
+    with pytest.raises(InputError, match="whose program hears each utterance by itself in a window of 30 s"):
+        evaluate(model, "ctranslate2", list_evaluation_words(str(model), [*corpus, "context=audio"]))
 
 
 @pytest.mark.parametrize(

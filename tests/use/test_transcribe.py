@@ -10,15 +10,17 @@ import soundfile
 import torch
 from torch import Tensor
 
-from attune.audio.waveform import SAMPLE_RATE_HZ, AudioError, load_waveform
+from attune.audio.tape import Tape
+from attune.audio.waveform import SAMPLE_RATE_HZ, load_waveform
 from attune.errors import InputError
 from attune.model.decode import cap_tokens, decode_greedily
 from attune.model.scratch import Scratch, make_tokens, make_whisper
 from attune.model.whisper import Whisper, complete_generation_config, find_model
 from attune.text.tokens import Segment, Tokens
-from attune.use import transcribe as under_test
-from attune.use.listen import Heard, Listener, Thresholds, find_quiet_sample, split_segments, walk
-from attune.use.transcribe import check_language, load_recording, transcribe
+from attune.use.attempts import Thresholds
+from attune.use.listen import Listener
+from attune.use.segments import Heard, split_segments, walk
+from attune.use.transcribe import check_language, transcribe
 from attune.use.transcript import Transcript
 
 ONCE = Thresholds(temperatures=(0.0,))
@@ -115,7 +117,7 @@ def test_no_seam_cuts_or_repeats_a_segment(tokens: Tokens, ends_what_is_cut: boo
     waveform, shown = torch.zeros(90 * SAMPLE_RATE_HZ), []
     for number, (start_s, end_s) in enumerate(TONES_S, start=1):
         waveform[round(start_s * SAMPLE_RATE_HZ) : round(end_s * SAMPLE_RATE_HZ)] = number / 10
-    segments = walk(waveform, tone_hearer(tokens, ends_what_is_cut), shown.append)
+    segments = walk(Tape(waveform.split(100_000)), tone_hearer(tokens, ends_what_is_cut), shown.append)
     assert [segment.text for segment in segments] == [str(number) for number in range(1, 9)]
     assert [(s.start_s, s.end_s) for s in segments] == [pytest.approx(tone_s, abs=0.021) for tone_s in TONES_S]
     assert shown == sorted(shown)
@@ -125,13 +127,13 @@ def test_no_seam_cuts_or_repeats_a_segment(tokens: Tokens, ends_what_is_cut: boo
 def test_segments_stay_in_the_recording_and_in_order() -> None:
     found = [Segment(0.0, 6.0, "a"), Segment(5.0, 8.0, "b"), Segment(8.0, 8.0, "none"), Segment(8.0, 9.0, "")]
     found += [Segment(11.0, 14.0, "late"), Segment(15.0, 20.0, "padding")]
-    segments = walk(torch.ones(12 * SAMPLE_RATE_HZ), lambda window, more: Heard(found, 30.0))
+    segments = walk(Tape([torch.ones(12 * SAMPLE_RATE_HZ)]), lambda window, more: Heard(found, 30.0))
     assert segments == [Segment(0.0, 6.0, "a"), Segment(6.0, 8.0, "b"), Segment(11.0, 12.0, "late")]
 
 
 def test_a_window_that_would_stand_still_moves_on() -> None:
     asked = []
-    walk(torch.ones(70 * SAMPLE_RATE_HZ), lambda window, more: asked.append(more) or Heard([], 0.0))
+    walk(Tape([torch.ones(70 * SAMPLE_RATE_HZ)]), lambda window, more: asked.append(more) or Heard([], 0.0))
     assert asked == [True, True, False]
 
 
@@ -219,31 +221,6 @@ def test_an_english_only_model_is_heard(whisper: Whisper, tokens: Tokens, tmp_pa
     english = Whisper(whisper.network, Tokens(tokens.tokenizer, is_multilingual=False))
     heard = transcribe(english, write_noise(tmp_path / "a.wav", 2.0), timestamps=True, thresholds=ONCE)
     assert (heard.language, bool(heard.text)) == ("en", True)
-
-
-@pytest.mark.parametrize("suffix", ["wav", "ogg", "mp3"])
-def test_blocks_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
-    stereo = torch.stack([make_noise(8.0), make_noise(8.0, seed=1)], dim=1)
-    soundfile.write(tmp_path / f"a.{suffix}", stereo.numpy(), 22_050)
-    monkeypatch.setattr(under_test, "BLOCK_S", 2)
-    whole = load_waveform(tmp_path / f"a.{suffix}")
-    assert torch.allclose(load_recording(str(tmp_path / f"a.{suffix}")), whole, atol=1e-6)
-
-
-@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
-def test_files_without_sound_say_so(tmp_path: Path, rate_hz: int) -> None:
-    soundfile.write(tmp_path / "a.wav", torch.zeros(0).numpy(), rate_hz)
-    with pytest.raises(AudioError, match="empty"):
-        load_recording(str(tmp_path / "a.wav"))
-    with pytest.raises(AudioError, match="there is no file"):
-        load_recording(str(tmp_path / "b.wav"))
-
-
-def test_the_quietest_moment_is_found_in_the_last_seconds() -> None:
-    waveform = make_noise(30.0)
-    for start_s in (10.0, 27.0):
-        waveform[int(start_s * SAMPLE_RATE_HZ) : int((start_s + 0.3) * SAMPLE_RATE_HZ)] = 0.0
-    assert find_quiet_sample(waveform) / SAMPLE_RATE_HZ == pytest.approx(27.15, abs=0.06)
 
 
 def test_a_run_folder_stands_for_its_model(tmp_path: Path) -> None:

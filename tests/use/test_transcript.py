@@ -6,7 +6,16 @@ from dataclasses import replace
 import pytest
 
 from attune.text.tokens import Segment
-from attune.use.transcript import Transcript, format_json, format_srt, format_text, format_time, format_vtt
+from attune.use.transcript import (
+    Transcript,
+    Word,
+    WordedSegment,
+    format_json,
+    format_srt,
+    format_text,
+    format_time,
+    format_vtt,
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +62,28 @@ def test_json(transcript: Transcript) -> None:
             {"start_s": 3661.046, "end_s": 3662.0, "text": "Où --> là ?"},
         ],
     }
+
+
+@pytest.fixture(scope="module")
+def worded() -> Transcript:
+    words = (Word(0.25, 0.5, "Hello,"), Word(0.5, 0.5, "<world>"), Word(0.75, 1.5, "& all."))
+    return Transcript(
+        "talk.wav", 2.0, "en", "Hello, <world> & all.", [WordedSegment(0.0, 1.5, "Hello, <world> & all.", words)]
+    )
+
+
+def test_words_as_text_and_subrip(worded: Transcript) -> None:
+    assert format_text(worded) == "0.25\t0.50\tHello,\n0.50\t0.50\t<world>\n0.75\t1.50\t& all.\n"
+    assert format_srt(worded).startswith("1\n00:00:00,250 --> 00:00:00,500\nHello,\n\n2\n00:00:00,500 --> ")
+    assert format_srt(worded).count("-->") == 3
+
+
+def test_words_in_webvtt(worded: Transcript) -> None:
+    line = format_vtt(worded).split("\n")[3]
+    assert line == "<00:00:00.250>Hello, <00:00:00.500>&lt;world&gt; <00:00:00.750>&amp; all."
+
+
+def test_words_in_json(worded: Transcript) -> None:
+    (segment,) = json.loads(format_json(worded))["segments"]
+    assert segment["words"][0] == {"start_s": 0.25, "end_s": 0.5, "text": "Hello,"}
+    assert len(segment["words"]) == 3

@@ -1,7 +1,6 @@
 """Waveform -> Whisper's log-mel spectrogram, batched, on the device, in fp32."""
 
 import torch
-import torchaudio
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
@@ -18,34 +17,30 @@ class LogMel(nn.Module):
     Silence is not 0 here: it is the utterance's floor. Pad the waveform, never the log-mel.
     """
 
+    window: Tensor
+    filters: Tensor  # (frequency, mel)
+
     def __init__(self, n_mels: int):
         super().__init__()
         self.n_mels = n_mels
-        self.mel = torchaudio.transforms.MelSpectrogram(
-            SAMPLE_RATE_HZ,
-            n_fft=N_FFT,
-            hop_length=HOP_SAMPLES,
-            n_mels=n_mels,
-            f_min=0.0,
-            f_max=SAMPLE_RATE_HZ / 2,
-            power=2.0,
-            norm="slaney",
-            mel_scale="slaney",
-        )
-        # torchaudio computes its filters in single precision; near their edges, where a pure tone may lie, that costs
-        # up to 2e-4. transformers computes the same ones in double precision.
+        # In double precision, as transformers': single costs up to 2e-4 near the edges, where a pure tone may lie.
         filters = mel_filter_bank(
             N_FFT // 2 + 1, n_mels, 0.0, SAMPLE_RATE_HZ / 2, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney"
         )
-        self.mel.mel_scale.fb = torch.from_numpy(filters).float()
-        # The filter bank is a constant of the front end, not a weight: it stays out of checkpoints.
-        for module in self.mel.modules():
-            module._non_persistent_buffers_set.update(module._buffers)
+        # Constants of the front end, not weights: they stay out of checkpoints.
+        self.register_buffer("filters", torch.from_numpy(filters).float(), persistent=False)
+        self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
 
     def forward(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch mel frame"]:
         """frame = sample // 160. Half precision would lose the quiet bands, so autocast is off in here."""
         with torch.autocast(waveform.device.type, enabled=False):
-            power = self.mel(waveform.float())[..., :-1]  # the last frame is centred on the end, half of it is padding
-            log = power.clamp(min=1e-10).log10()
+            log = self._compute_power(waveform.float()).clamp(min=1e-10).log10()
             floor = log.amax(dim=(-2, -1), keepdim=True) - 8.0
-            return (torch.maximum(log, floor) + 4.0) / 4.0
+            return ((torch.maximum(log, floor) + 4.0) / 4.0).transpose(1, 2)
+
+    def _compute_power(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch frame mel"]:
+        """Frames are rows all the way: torch.stft would hand out columns, and a magnitude is a root too many."""
+        padded = nn.functional.pad(waveform, (N_FFT // 2, N_FFT // 2), mode="reflect")
+        frames = padded.unfold(-1, N_FFT, HOP_SAMPLES)[:, :-1]  # the last one is centred on the end: half is padding
+        spectrum = torch.fft.rfft(frames * self.window)
+        return (spectrum.real.square() + spectrum.imag.square()) @ self.filters

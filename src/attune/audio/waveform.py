@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,8 @@ SILENCE_PEAK = 1e-4  # -80 dBFS: below it, 16-bit audio holds nothing but its ow
 SHORTEST_S = 0.02  # less than one encoder position cannot hold a word
 SLOWEST_HZ, FASTEST_HZ = 2_000, 1_000_000  # sampling rates; a header that names another is broken
 READ_SAMPLES = 1 << 22  # at a time: a broken header can promise more than any memory holds
+MOST_FRAMES = 1 << 25  # of one utterance: 134 MB, 11 min at 48 kHz. Five hours of silence are 1 MB of FLAC
+UNKNOWN_FRAMES = 1 << 62  # libsndfile names more where a header leaves the length open, as that of a FLAC stream may
 PHASES = 64  # of a resampling filter, from which on it is applied as a matrix product
 
 ACCEPTED_AUDIO = (
@@ -51,7 +54,8 @@ def load_waveform(
         float32 in [-1, 1], one channel, 16 kHz, shape (sample,).
 
     Raises:
-        AudioError: the file is missing, cannot be decoded, or ends before `start_s`.
+        AudioError: the file is missing, cannot be decoded, or ends before `start_s`; or so much is asked for that it
+            can be no utterance, which is told by the header, before anything is decoded.
     """
     return load_recording(source, start_s, end_s)[0]
 
@@ -60,30 +64,63 @@ def load_recording(
     source: str | Path | bytes, start_s: float | None = None, end_s: float | None = None
 ) -> tuple[Float[Tensor, "sample"], int]:
     """The same, and the sampling rate that the file has, in Hz."""
+    if not isinstance(source, bytes) and not os.path.isfile(source):  # a pipe would be waited for, a device never ends
+        raise AudioError(f"cannot be decoded: {_reason(source)}")
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
             rate_hz = file.samplerate
-            if not SLOWEST_HZ <= rate_hz <= FASTEST_HZ:
-                raise AudioError(f"cannot be decoded: its header names a sampling rate of {rate_hz} Hz")
-            first = int((start_s or 0.0) * rate_hz)
-            last = file.frames if end_s is None else min(int(end_s * rate_hz), file.frames)
-            if first > 0 and first >= file.frames:
-                raise AudioError(f"cut: it ends at {file.frames / rate_hz:.2f} s, before start_s={start_s:g}")
+            first, last = _find_part(file, start_s, end_s)
+            wanted = max(last - first, 0)
+            if MOST_FRAMES < wanted < UNKNOWN_FRAMES:
+                raise AudioError(_too_long(f"{wanted / rate_hz:.1f} s by its header"))
             if first > 0:
                 file.seek(first)
-            samples = _read(file, max(last - first, 0))
+            samples = read_mono(file, min(wanted, MOST_FRAMES + 1))
     except (soundfile.SoundFileError, OSError, ValueError, TypeError):
         raise AudioError(f"cannot be decoded: {_reason(source)}") from None
-    return resample(torch.from_numpy(samples).mean(dim=1), rate_hz), rate_hz
+    if len(samples) > MOST_FRAMES:
+        raise AudioError(_too_long(f"more than {MOST_FRAMES / rate_hz:.1f} s"))
+    return resample(samples, rate_hz), rate_hz
 
 
-def _read(file: soundfile.SoundFile, frames: int) -> np.ndarray:
-    """At most so many frames, as far as the file really goes; (frame, channel), float32."""
+def measure_seconds(source: str | Path | bytes, start_s: float | None = None, end_s: float | None = None) -> float:
+    """How long an utterance is by the header of its file, in seconds: nothing is decoded, so that it may be wrong.
+
+    Raises:
+        AudioError: there is no such header.
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+            first, last = _find_part(file, start_s, end_s)
+            return max(last - first, 0) / file.samplerate
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError):
+        raise AudioError(f"cannot be decoded: {_reason(source)}") from None
+
+
+def _find_part(file: soundfile.SoundFile, start_s: float | None, end_s: float | None) -> tuple[int, int]:
+    """First and last frame, by the file's own rate."""
+    rate_hz = file.samplerate
+    if not SLOWEST_HZ <= rate_hz <= FASTEST_HZ:
+        raise AudioError(f"cannot be decoded: its header names a sampling rate of {rate_hz} Hz")
+    first = int((start_s or 0.0) * rate_hz)
+    last = file.frames if end_s is None else min(int(end_s * rate_hz), file.frames)
+    if first > 0 and first >= file.frames:
+        raise AudioError(f"cut: it ends at {file.frames / rate_hz:.2f} s, before start_s={start_s:g}")
+    return first, last
+
+
+def read_mono(file: soundfile.SoundFile, frames: int) -> Float[Tensor, "frame"]:
+    """At most so many further frames, as far as the file really goes: the mean of its channels, at its own rate."""
     step = max(1, READ_SAMPLES // file.channels)
-    blocks = [file.read(min(step, frames), dtype="float32", always_2d=True)]
+    blocks = [_read_block(file, min(step, frames))]
     while len(blocks[-1]) == step and (frames := frames - step) > 0:
-        blocks.append(file.read(min(step, frames), dtype="float32", always_2d=True))
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        blocks.append(_read_block(file, min(step, frames)))
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+
+def _read_block(file: soundfile.SoundFile, frames: int) -> Float[Tensor, "frame"]:
+    samples: np.ndarray = file.read(frames, dtype="float32", always_2d=True)
+    return torch.from_numpy(samples).mean(dim=1)
 
 
 def resample(waveform: Float[Tensor, "*batch sample"], rate_hz: int) -> Float[Tensor, "*batch resampled"]:
@@ -124,8 +161,12 @@ def compute_fault(waveform: Float[Tensor, "sample"]) -> str | None:
     if peak < SILENCE_PEAK:
         return "silent: no sample above -80 dBFS (an utterance without speech has an empty text)"
     if duration_s > WINDOW_S:
-        return f"too long: {duration_s:.1f} s, and Whisper's window is {WINDOW_S:.0f} s (give start_s and end_s)"
+        return _too_long(f"{duration_s:.1f} s")
     return None
+
+
+def _too_long(length: str) -> str:
+    return f"too long: {length}, and Whisper's window is {WINDOW_S:.0f} s (give start_s and end_s)"
 
 
 def compute_peak(waveform: Float[Tensor, "sample"]) -> float:
@@ -142,6 +183,7 @@ def encode_wav(waveform: Float[Tensor, "sample"]) -> bytes:
 
 
 def _reason(source: str | Path | bytes) -> str:
+    """Why libsndfile could not read it."""
     if isinstance(source, bytes):
         return f"its {len(source)} bytes are not a file that libsndfile reads"
     path = Path(source)

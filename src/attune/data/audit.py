@@ -5,30 +5,28 @@ looked up among them. What is kept of a row are some numbers; its sound is let g
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from attune.audio.waveform import AudioError, compute_fault
 from attune.data.corpora.schema import REJECTED, read_segments
 from attune.data.findings import ALWAYS, Findings, Rejection, read_rules
-from attune.data.hearing import Heard, SplitSounds, judge_sound, listen, load_recorded_row
+from attune.data.hearing import SplitSounds, judge_sound, load_recorded_row
 from attune.data.leakage import ScoredRecordings
-from attune.data.texts import Shared, SplitTexts, find_shared, iterate, judge_pace, read_texts
+from attune.data.listening import choose_heard, expect_durations, find_suspects, hear
+from attune.data.texts import Shared, SplitTexts, find_shared, iterate, judge_pace, read_names, read_texts
 from attune.errors import InputError
 from attune.text.tokens import SPELT_PER_S, SPOKEN_PER_S, Sequence448, Tokens
 
 PACED = 1000  # utterances of which the pace is taken
-THREADS = 4  # libsndfile and torch leave the interpreter's lock while they work
-TOGETHER = 16  # utterances that a thread reads at a time
 LEARNT = ("train", "replay")  # the splits that a model learns from; all others are scored
 SHOWN = 5  # examples in a message
-HEARD_COLUMNS = ["id", "audio", "start_s", "end_s", "place"]
+SPECIAL = 6  # tokens beside the text: start, language, task, <|notimestamps|>, the end, and a space before the text
 
 
 @dataclass
@@ -61,13 +59,15 @@ def audit_corpus(
     tokens: Tokens,
     rules: Mapping[str, Any] | None = None,
     max_rejected: float | None = None,
+    listen_up_to: int | None = None,
 ) -> Audit:
-    """Read and listen to every utterance once.
+    """Read every utterance once, and listen to it.
 
     Args:
         splits: split name -> dataset of the schema.
         rules: data.audit, as for `read_rules`.
         max_rejected: the share of a split's rows, in [0, 1], above which the run must not go on; None: report only.
+        listen_up_to: recordings of a split that is learnt which are heard (data/listening.py); None: all.
 
     Raises:
         InputError: more than `max_rejected` of a split is unusable, or nothing is left of it; or a rule is none.
@@ -75,7 +75,7 @@ def audit_corpus(
     found = Audit(Findings(read_rules(rules)))
     for split, dataset in splits.items():
         found.texts[split] = read_texts(split, dataset, tokens, found.findings)
-    hear_corpus(splits, found, max_rejected)
+    hear_corpus(splits, found, max_rejected, listen_up_to)
     for split, dataset in splits.items():
         sounds = found.sounds[split]
         found.texts[split].leave_out(sounds.usable)
@@ -121,11 +121,19 @@ def check_texts(splits: Mapping[str, Dataset], tokens: Tokens) -> None:
 
 def find_text_faults(splits: Mapping[str, Dataset], tokens: Tokens) -> Iterator[tuple[str, Mapping[str, Any], str]]:
     """(split, row, reason) of every row whose text, language or task Whisper cannot hold."""
+    room = tokens.max_tokens - len(tokens.prompt(None, room=tokens.max_tokens)) - SPECIAL
+    kinds: set[tuple[str, str]] = set()  # that have passed once
     for split, dataset in splits.items():
         for row in iterate(dataset, [name for name in dataset.column_names if name != "audio"]):
+            # A token is at least a byte: what is short enough need not be cut into tokens to be known to fit.
+            size = max(len(row["text"].encode()), len((row.get(REJECTED) or "").encode()))
+            kind = (row["language"], row["task"])
+            if size <= room and kind in kinds and not row["segments"]:
+                continue
             try:
                 encode_row(row, tokens)
                 encode_rejected(row, tokens)
+                kinds.add(kind)
             except InputError as error:
                 yield split, row, str(error)
 
@@ -167,14 +175,17 @@ def reject_broken_audio(
     return found.splits, found.rejections
 
 
-def hear_corpus(splits: Mapping[str, Dataset], found: Audit, max_rejected: float | None) -> None:
-    """Decode every utterance once; set aside what cannot be used; look for what is learnt and scored."""
+def hear_corpus(
+    splits: Mapping[str, Dataset], found: Audit, max_rejected: float | None, listen_up_to: int | None = None
+) -> None:
+    """Decode utterances once; set aside what cannot be used; look for what is learnt and scored."""
     scored = ScoredRecordings()
     for split in sorted(splits, key=lambda name: name in LEARNT):
         dataset, is_learnt = splits[split], split in LEARNT
         scored.sort()
         sounds = found.sounds[split] = SplitSounds.of(len(dataset))
-        for index, (row, heard) in enumerate(_hear(dataset, scored if is_learnt else None)):
+        drawn = _choose(split, dataset, found, listen_up_to if is_learnt else None)
+        for index, row, heard in hear(dataset, ~sounds.usable, scored if is_learnt else None):
             sounds.note(index, heard)
             if heard.fault:
                 found.findings.add(ALWAYS, split, row, heard.fault)
@@ -183,6 +194,7 @@ def hear_corpus(splits: Mapping[str, Dataset], found: Audit, max_rejected: float
             judge_sound(split, row, heard, found.findings)
             if heard.fingerprints:
                 scored.add(split, row, heard.fingerprints)
+        _check_drawn(split, drawn, sounds, max_rejected)
         _set_aside(split, dataset, sounds, found, max_rejected)
     found.not_compared = scored.left_out
     found.splits = {split: found.splits[split] for split in splits}
@@ -190,22 +202,26 @@ def hear_corpus(splits: Mapping[str, Dataset], found: Audit, max_rejected: float
     found.rejections.sort(key=lambda rejection: order.index(rejection.split))
 
 
-def _hear(dataset: Dataset, scored: ScoredRecordings | None) -> Iterator[tuple[Mapping[str, Any], Heard]]:
-    """(id and place, what was heard) of every row, in order."""
-    rows = dataset.select_columns(HEARD_COLUMNS)
-    with ThreadPoolExecutor(THREADS) as pool:
-        # Rows are read in the threads: handed over, the sound of a whole corpus would wait in the pool's queue.
-        for chunk in pool.map(partial(_listen_from, rows, scored), range(0, len(rows), TOGETHER)):
-            yield from chunk
+def _choose(split: str, dataset: Dataset, found: Audit, limit: int | None) -> Bool[np.ndarray, "row"]:
+    """Which rows are drawn to be heard; of the others is noted what they say of themselves, if they say it well."""
+    scored = [texts for name, texts in found.texts.items() if name not in LEARNT]
+    is_large = limit is not None and len(dataset) > limit and split in found.texts
+    drawn = choose_heard(len(dataset), limit, find_suspects(found.texts[split], scored) if is_large else None)
+    if not drawn.all():
+        durations_s = expect_durations(dataset, ~drawn)
+        found.sounds[split].expect(np.flatnonzero(durations_s), durations_s[durations_s > 0])
+    return drawn
 
 
-def _listen_from(
-    dataset: Dataset, scored: ScoredRecordings | None, first: int
-) -> list[tuple[Mapping[str, Any], Heard]]:
-    columns = cast(dict[str, list[Any]], dataset[first : first + TOGETHER])
-    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
-    find = scored.find if scored else None
-    return [({"id": row["id"], "place": row["place"]}, listen(row, find)) for row in rows]
+def _check_drawn(split: str, drawn: Bool[np.ndarray, "row"], sounds: SplitSounds, max_rejected: float | None) -> None:
+    """Refuse a corpus of which a part was heard, where too much of the part is bad: the rest will be like it."""
+    bad, count = int((drawn & ~sounds.usable).sum()), int(drawn.sum())
+    if max_rejected is not None and count < len(drawn) and bad > max_rejected * count:
+        raise InputError(
+            f"{bad} of {count} utterances of {split} that were listened to, of {len(drawn)}, cannot be used, more than "
+            f"data.max_rejected={max_rejected:g} allows. `attune audit` lists them all. Mend or remove them, raise "
+            "data.max_rejected, or have a run listen to all: data.listen_up_to=null."
+        )
 
 
 def _set_aside(split: str, dataset: Dataset, sounds: SplitSounds, found: Audit, max_rejected: float | None) -> None:
@@ -224,30 +240,35 @@ def _set_aside(split: str, dataset: Dataset, sounds: SplitSounds, found: Audit, 
 
 def keep_usable(dataset: Dataset, sounds: SplitSounds) -> Dataset:
     """What can be used of a split, with `duration_s` filled in."""
+    # The column first: added to a selection, it would have the recordings copied.
     feature = dataset.features["duration_s"]
-    kept = dataset if sounds.usable.all() else dataset.select(np.flatnonzero(sounds.usable))
-    return kept.remove_columns("duration_s").add_column("duration_s", sounds.duration_s[sounds.usable], feature=feature)
+    timed = dataset.remove_columns("duration_s").add_column("duration_s", sounds.duration_s, feature=feature)
+    return timed if sounds.usable.all() else timed.select(np.flatnonzero(sounds.usable))
 
 
 def load_row(row: Mapping[str, Any]) -> Float[Tensor, "sample"]:
     """The waveform of one row of the schema: mono, 16 kHz, shape (sample,).
 
     Raises:
-        AudioError: it cannot be decoded.
+        AudioError: it cannot be decoded, or no model could hear anything in it: the start of a run may not have
+            listened to it.
     """
-    return load_recorded_row(row)[0]
+    waveform, _ = load_recorded_row(row)
+    if fault := compute_fault(waveform):
+        raise AudioError(fault)
+    return waveform
 
 
 def _compare_within(split: str, dataset: Dataset, sounds: SplitSounds, findings: Findings) -> None:
     """Name what has the same samples as an earlier row of its split."""
-    usable = np.flatnonzero(sounds.usable)
+    usable = np.flatnonzero(sounds.usable & sounds.heard)
     _, first, which = np.unique(sounds.digest[usable], return_index=True, return_inverse=True)
     again = np.flatnonzero(first[which] != np.arange(len(usable)))
     if len(again) == 0:
         return
-    names = dataset.select_columns(["id", "place"])
-    for index in again:
-        row, other = names[int(usable[index])], names[int(usable[first[which[index]]])]
+    rows = read_names(dataset, usable[again])
+    others = read_names(dataset, usable[first[which[again]]])
+    for row, other in zip(rows, others, strict=True):
         findings.add("duplicate_audio", split, row, f"the same samples as {other['place']}")
 
 
@@ -258,10 +279,8 @@ def _compare_validation(splits: Mapping[str, Dataset], found: Audit) -> None:
     reported = {*found.sounds["test"].digest[found.sounds["test"].usable].tolist()}
     chosen = found.sounds["validation"]
     rows = [index for index in np.flatnonzero(chosen.usable) if int(chosen.digest[index]) in reported]
-    names = splits["validation"].select_columns(["id", "place"])
-    for index in rows:
-        findings = found.findings
-        findings.add("validation_is_test", "validation", names[int(index)], "its recording stands in test")
+    for row in read_names(splits["validation"], np.array(rows, int)):
+        found.findings.add("validation_is_test", "validation", row, "its recording stands in test")
 
 
 def _check_share(split: str, bad: int, rows: int, max_rejected: float, examples: Sequence[Rejection]) -> None:

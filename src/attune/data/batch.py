@@ -91,7 +91,10 @@ class Batch:
             raise ValueError("no utterance of this batch has a rejected transcript")
         return replace(self, decoder_input_ids=self.rejected_input_ids, labels=self.rejected_labels)
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> Self:
+    def to(self, device: torch.device, non_blocking: bool | None = None) -> Self:
+        """On another device; None: without waiting where the memory is pinned, for Lightning does not ask for that."""
+        if non_blocking is None:
+            non_blocking = device.type == "cuda" and self.waveform.is_pinned()
         return self._each_tensor(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:

@@ -4,6 +4,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from attune.data.batch import Batch, Example
+from attune.data.late import Late
 from attune.data.sampling import Draw
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class EnduringLoader(DataLoader[Batch]):
         batches: what each batch holds; an endless stream, or a list.
         workers: processes; 0 for none.
         repeats: whether its batches are another process's, and do not count (`share_out`).
+        note: told, here and not in a worker, what could not be used of a batch before the batch is given out.
 
     Raises:
         RuntimeError: torch's own, where workers have died more than three times in one pass.
@@ -47,16 +50,18 @@ class EnduringLoader(DataLoader[Batch]):
 
     def __init__(
         self,
-        dataset: Dataset[Example],
+        dataset: Dataset[Example | Late],
         batches: Iterable[list[Draw]],
         collate_fn: Callable[[Sequence[Example]], Batch],
         workers: int,
         repeats: bool = False,
+        note: Callable[[Late], None] | None = None,
     ):
+        self.note = note
         super().__init__(
             dataset,  # type: ignore[arg-type]
             batch_sampler=_Remaining(batches),  # type: ignore[arg-type]
-            collate_fn=collate_fn,  # type: ignore[arg-type]
+            collate_fn=partial(_part, collate_fn),  # type: ignore[arg-type]
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -69,8 +74,10 @@ class EnduringLoader(DataLoader[Batch]):
         remaining.taken = deaths = 0
         while True:
             try:
-                for batch in self._begin():
+                for batch, late in self._begin():
                     remaining.taken += 1
+                    for each in late if self.note else ():
+                        self.note(each)  # type: ignore[misc]
                     yield batch
                 return
             except (RuntimeError, OSError, EOFError) as error:
@@ -86,13 +93,21 @@ class EnduringLoader(DataLoader[Batch]):
                 log.warning("attune: a worker process that decodes audio has died; new ones go on. (%s)", error)
                 self._iterator = None
 
-    def _begin(self) -> Iterator[Batch]:
-        batches = super().__iter__()
+    def _begin(self) -> Iterator[tuple[Batch, Sequence[Late]]]:
+        batches = cast(Iterator[tuple[Batch, Sequence[Late]]], super().__iter__())
         if self.num_workers and threading.current_thread() is threading.main_thread():
             # torch's handler would raise wherever the main process happens to be, in the middle of a step; without it
             # the loader sees the death when it waits for a batch.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return batches
+
+
+def _part(
+    collate_fn: Callable[[Sequence[Example]], Batch], given: Sequence[Example | Late]
+) -> tuple[Batch, tuple[Late, ...]]:
+    """The batch, and beside it what was to be in it."""
+    examples = [each for each in given if isinstance(each, Example)]
+    return collate_fn(examples), tuple(each for each in given if isinstance(each, Late))
 
 
 def is_death(error: RuntimeError | OSError | EOFError) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attune.errors import InputError
+from attune.text.cells import defuse
 
 SEVERITIES = ("error", "warning", "note")
 # name: (severity, what it means). An error sets the row aside; a warning is printed; a note stands in audit.html.
@@ -123,7 +124,10 @@ def read_rules(settings: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def write_rejections(rejections: Sequence[Rejection], path: Path) -> None:
-    """rejected.csv: split, id, place, reason. Written even when empty: an empty file is an answer."""
+    """rejected.csv: split, id, place, reason. Written even when empty: an empty file is an answer.
+
+    A name that a spreadsheet would run as a formula gets an apostrophe in front (text/cells.py: `restore`).
+    """
     _write([field.name for field in fields(Rejection)], [astuple(each) for each in rejections], path)
 
 
@@ -136,4 +140,4 @@ def _write(names: Sequence[str], rows: Iterable[Sequence[str]], path: Path) -> N
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(names)
-        writer.writerows(rows)
+        writer.writerows([defuse(cell) for cell in row] for row in rows)

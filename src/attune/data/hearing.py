@@ -93,22 +93,32 @@ def compute_clipped(waveform: Float[Tensor, "sample"]) -> float:
 
 @dataclass
 class SplitSounds:
-    """What was heard of a split, a number for each row; 0 where the row cannot be used."""
+    """What was heard of a split, a number for each row; 0 where the row cannot be used.
+
+    Args:
+        heard: which rows were listened to. Of the others the duration is what the row or the file's header says, and
+            all else is 0.
+    """
 
     duration_s: np.ndarray
     digest: np.ndarray
     usable: np.ndarray
+    heard: np.ndarray
     rates_hz: dict[int, int] = field(default_factory=dict)  # sampling rate: utterances
 
     @classmethod
     def of(cls, rows: int) -> "SplitSounds":
-        return cls(np.zeros(rows, np.float32), np.zeros(rows, np.int64), np.zeros(rows, bool))
+        return cls(np.zeros(rows, np.float32), np.zeros(rows, np.int64), np.zeros(rows, bool), np.zeros(rows, bool))
 
     def note(self, index: int, heard: Heard) -> None:
         self.duration_s[index], self.digest[index] = heard.duration_s, heard.digest
-        self.usable[index] = heard.fault is None
+        self.usable[index], self.heard[index] = heard.fault is None, True
         if heard.rate_hz:
             self.rates_hz[heard.rate_hz] = self.rates_hz.get(heard.rate_hz, 0) + 1
+
+    def expect(self, indices: np.ndarray, duration_s: np.ndarray) -> None:
+        """Take rows to be usable that nobody has listened to yet."""
+        self.duration_s[indices], self.usable[indices] = duration_s, True
 
 
 def judge_sound(split: str, row: Mapping[str, Any], heard: Heard, findings: Findings) -> None:

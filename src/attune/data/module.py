@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from attune.audio.context import Context, PackedContext
 from attune.audio.waveform import POSITIONS_PER_S
 from attune.data.audit import (
+    LEARNT,
     Audit,
     audit_corpus,
     check_leakage,
@@ -33,6 +34,7 @@ from attune.data.enduring import EnduringLoader
 from attune.data.few_shot import FewShot
 from attune.data.findings import Findings, Rejection, read_rules
 from attune.data.in_context import InContext, Shown, check_in_context, sum_seconds
+from attune.data.late import Late, LateRows
 from attune.data.packing import measure_shares
 from attune.data.processes import gather, share_out
 from attune.data.sampling import Draw, TrainingBatches, draw_again, evaluation_batches, group
@@ -66,6 +68,7 @@ class SpeechDataModule(L.LightningDataModule):
         audit: rule -> severity, on or off, for rules of the audit that are to be other than they are by themselves.
         allow_leakage: go on where a recording is learnt and also scored.
         rank, ranks: of several processes this one trains and scores its part of every batch and panel.
+        listen_up_to: recordings of a split that is learnt which are heard before the run begins; None is all.
 
     Raises:
         InputError: `replay` is no such share, or another setting is none that there is.
@@ -92,8 +95,11 @@ class SpeechDataModule(L.LightningDataModule):
         allow_leakage: bool = False,
         rank: int = 0,
         ranks: int = 1,
+        listen_up_to: int | None = None,
     ):
         super().__init__()
+        if listen_up_to is not None and (not isinstance(listen_up_to, int) or listen_up_to < 1):
+            raise InputError(f"data.listen_up_to={listen_up_to}; accepted: recordings, 1 or more, or null for all.")
         if not 0 <= replay < 1:
             raise InputError(f"data.replay={replay:g} is no share of the training utterances: it must be in [0, 1).")
         self.corpus = corpus
@@ -113,11 +119,12 @@ class SpeechDataModule(L.LightningDataModule):
         self.extras = {*extras, *(["replay"] if replay else [])}
         self.vocabulary = vocabulary
         read_rules(audit)  # a rule that is none is said at once
-        self.rules, self.allow_leakage = audit, allow_leakage
+        self.rules, self.allow_leakage, self.listen_up_to = audit, allow_leakage, listen_up_to
         self.audit = Audit(Findings({}))  # what was found, once it is prepared
         self.splits: dict[str, Dataset] = {}
         self.rejections: list[Rejection] = []
         self.rank, self.ranks = rank, ranks
+        self.late = LateRows()
         self.batches_taken = 0  # by each process
         self.stream: RowStream | None = None  # training utterances that are kept nowhere (data.streaming=shards)
         self.streamed: StreamLoader | None = None
@@ -157,7 +164,7 @@ class SpeechDataModule(L.LightningDataModule):
 
     def _listen(self, splits: Mapping[str, Dataset]) -> Audit:
         check_texts(splits, self.tokens)
-        found = audit_corpus(splits, self.tokens, self.rules, self.max_rejected)
+        found = audit_corpus(splits, self.tokens, self.rules, self.max_rejected, self.listen_up_to)
         check_leakage(found, self.allow_leakage)
         return found
 
@@ -212,7 +219,8 @@ class SpeechDataModule(L.LightningDataModule):
         if self.stream is not None:
             return self._stream(self.stream)
         prompts = self.vocabulary.training_prompts() if self.vocabulary else None
-        return self._loader(self.training_rows, self.training_batches(), stored=self.stored, prompts=prompts)
+        batches = self.training_batches()
+        return self._loader(self.training_rows, batches, stored=self.stored, prompts=prompts, max_late=self.max_late)
 
     def _stream(self, source: RowStream) -> StreamLoader:
         places = read_places(self.stream_state, self.workers) if self.stream_state else {}
@@ -226,7 +234,7 @@ class SpeechDataModule(L.LightningDataModule):
     def training_batches(self) -> TrainingBatches:
         """The stream of this process, from the batch on that comes next."""
         train, rows = self.splits["train"], self.training_rows
-        durations_s = list(rows["duration_s"])
+        durations_s = rows["duration_s"][:]
         batches = TrainingBatches(
             durations_s[: len(train)],
             self.context,
@@ -292,22 +300,46 @@ class SpeechDataModule(L.LightningDataModule):
         stored: Stored | None = None,
         prompts: Prompts | None = None,
         repeats: bool = False,
+        max_late: int | None = None,
     ) -> DataLoader[Batch]:
         packed = self.context if isinstance(self.context, PackedContext) else None
-        lost = max(1, int(self.max_rejected * len(dataset))) if dataset is self.training_rows else None
         return EnduringLoader(
-            Utterances(dataset, self.tokens, self.in_context, shown, packed, stored, prompts, lost),
+            Utterances(dataset, self.tokens, self.in_context, shown, packed, stored, prompts, max_late),
             batches,
             partial(collate, padding_id=self.tokens.end_of_text),
             self.workers,
             repeats,
+            None if max_late is None else self.note_late,
         )
+
+    @property
+    def max_late(self) -> int:
+        """How many training utterances may turn out unusable in this process after the start: what data.max_rejected
+        leaves, shared between the processes, for each counts its own."""
+        early = sum(rejection.split in LEARNT for rejection in self.audit.rejections)
+        allowed = int(self.max_rejected * (len(self.training_rows) + early)) - early
+        return max(1, allowed // self.ranks)
+
+    def note_late(self, late: Late) -> None:
+        """Count a training utterance that turned out unusable when its turn came, and say so once.
+
+        Raises:
+            InputError: there are more than `max_late`.
+        """
+        self.late.note(late, self.max_late)
+
+    def list_rejections(self) -> list[Rejection]:
+        """What was set aside at the start, and behind it what was since."""
+        own = len(self.splits["train"])
+        return [*self.rejections, *(self.late.list_rejections(self.training_rows, own) if self.late else [])]
 
     def state_dict(self) -> dict[str, Any]:
         """How many training batches each process has taken, of how many: from there a resumed run goes on."""
         trainer = self.trainer
         taken = trainer.global_step * trainer.accumulate_grad_batches if trainer else self.batches_taken
         state: dict[str, Any] = {"batches_taken": taken, "ranks": self.ranks}
+        if self.late:
+            state["late"] = self.late.state_dict()
         if self.streamed is not None:
             state["streams"] = gather(self.streamed.state(taken))  # every process has a place of its own
         return state
@@ -315,6 +347,7 @@ class SpeechDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """With another number of processes it goes on at the same place of the stream, or just before it."""
         self.batches_taken = int(state_dict["batches_taken"]) * int(state_dict.get("ranks", 1)) // self.ranks
+        self.late.load_state_dict(state_dict.get("late", {}))
         streams = state_dict.get("streams", [])
         if streams and len(streams) != self.ranks:
             raise InputError(

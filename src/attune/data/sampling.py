@@ -9,7 +9,7 @@ from attune.audio.context import Context, PackedContext
 from attune.data.packing import Share, pack
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are as many as rows
 class Draw:
     """A window.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import regex
 from datasets import Dataset
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int
 
 from attune.data.findings import Findings
 from attune.text.normalise import characters, normalise
@@ -83,6 +83,11 @@ def iterate(dataset: Dataset, columns: list[str]) -> Iterator[dict[str, Any]]:
         yield from (dict(zip(columns, cells, strict=True)) for cells in zip(*(batch[c] for c in columns), strict=True))  # type: ignore[index, call-overload]
 
 
+def read_names(dataset: Dataset, indices: Int[np.ndarray, "row"]) -> Iterator[dict[str, Any]]:
+    """id and place of some rows, read together: one by one, a hundred thousand would take half a minute."""
+    return iterate(dataset.select(indices), ["id", "place"])
+
+
 def _judge(split: str, row: Mapping[str, Any], words: str, spelling: "Spelling", findings: Findings) -> None:
     written = row["text"]
     if not written.strip():
@@ -147,11 +152,10 @@ def judge_pace(
     median = float(np.median(pace[heard]))
     fast = heard & (pace > FAST * median) & (pace > SLOWEST_FAST)
     slow = heard & (pace < median / SLOW) & (durations_s > SHORTEST_SLOW_S)
-    names = dataset.select_columns(["id", "place"])
     for rule, wrong in (("too_fast", fast), ("too_slow", slow)):
-        for index in np.flatnonzero(wrong):
-            reason = f"{pace[index]:.1f} characters a second, and {median:.1f} is usual here"
-            findings.add(rule, split, names[int(index)], reason)
+        indices = np.flatnonzero(wrong)
+        for index, row in zip(indices, read_names(dataset, indices), strict=True):
+            findings.add(rule, split, row, f"{pace[index]:.1f} characters a second, and {median:.1f} is usual here")
 
 
 @dataclass(frozen=True)

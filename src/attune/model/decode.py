@@ -11,7 +11,8 @@ from attune.audio.waveform import SAMPLE_RATE_HZ
 from attune.model.additions import read_ctc
 from attune.model.bias import TermBias
 from attune.model.finetune.ctc import count_positions, find_writer
-from attune.model.whisper import Whisper
+from attune.model.lean import lean
+from attune.model.whisper import Whisper, narrow
 from attune.text.tokens import SPOKEN_PER_S
 
 TOKENS_AT_LEAST = 16
@@ -72,9 +73,17 @@ def decode_greedily(
         The new ids of each utterance, <|endoftext|> left out.
     """
     run = _Run(whisper, states, prefixes, max_new_tokens, bias)
-    while run.rows.numel():
-        run.step()
+    with lean(whisper.network):
+        while run.rows.numel():
+            run.step()
     return run.found
+
+
+def choose_likeliest(logits: Float[Tensor, "batch vocabulary"]) -> Int[Tensor, "batch"]:
+    """argmax of each row, the first of equals. On a CPU by NumPy, which takes a tenth of torch's time for it."""
+    if logits.device.type != "cpu":
+        return logits.argmax(dim=-1)
+    return torch.from_numpy(logits.numpy().argmax(axis=-1))
 
 
 class _Run:
@@ -89,7 +98,7 @@ class _Run:
         bias: TermBias | None = None,
     ):
         self.whisper = whisper
-        self.states = states
+        self.states = narrow(states)
         self.found: list[list[int]] = [[] for _ in prefixes]
         self.rows = torch.arange(len(prefixes), device=states.device)
         longest = max(map(len, prefixes))
@@ -123,7 +132,7 @@ class _Run:
         self._continue(tokens)
 
     def _choose(self, logits: Float[Tensor, "batch vocabulary"]) -> Int[Tensor, "batch"]:
-        return logits.argmax(dim=-1)
+        return choose_likeliest(logits)
 
     def _compute_logits(self) -> Float[Tensor, "batch vocabulary"]:
         """Of the next token of every row, from what was chosen last."""

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attune.model.decode import _Run
+from attune.model.lean import lean
 from attune.model.whisper import Whisper
 
 NEVER = -torch.inf
@@ -59,8 +60,9 @@ def sample(
     """
     uniforms = draw_uniforms(seeds, samples, max_new_tokens).to(states.device)
     run = _Sampling(whisper, states, prefixes, max_new_tokens, uniforms, temperature)
-    while run.rows.numel():
-        run.step()
+    with lean(whisper.network):
+        while run.rows.numel():
+            run.step()
     written = [Hypothesis(tuple(ids), ended) for ids, ended in zip(run.found, run.ended.tolist(), strict=True)]
     return [written[start : start + samples] for start in range(0, len(written), samples)]
 
@@ -133,7 +135,8 @@ def search(
     Returns:
         For each utterance at most `beams` hypotheses, all different. With one beam it is greedy decoding.
     """
-    return _Beams(whisper, states, prefixes, max_new_tokens, beams).find()
+    with lean(whisper.network):
+        return _Beams(whisper, states, prefixes, max_new_tokens, beams).find()
 
 
 class _Beams(_Run):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import WhisperFeatureExtractor
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from attune.model import additions
@@ -35,6 +35,7 @@ def save_whisper(whisper: Whisper, folder: Path, dtype: torch.dtype = torch.floa
     """
     network = whisper.network
     network.generation_config = complete_generation_config(network.generation_config, whisper.tokens)
+    network.generation_config.alignment_heads = list_alignment_heads(network)  # type: ignore[attr-defined]
     weights = network.state_dict()
     cast = {tensor.data_ptr(): tensor.to(dtype) for tensor in weights.values()}  # tied weights stay one on disk
     state = {name: cast[tensor.data_ptr()] for name, tensor in weights.items()}
@@ -43,6 +44,16 @@ def save_whisper(whisper: Whisper, folder: Path, dtype: torch.dtype = torch.floa
     whisper.tokens.tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=network.config.num_mel_bins).save_pretrained(folder)
     _save_additions({name: weight for name, weight in state.items() if is_addition(name)}, folder)
+
+
+def list_alignment_heads(network: WhisperForConditionalGeneration) -> list[list[int]]:
+    """The heads of the cross-attention that tell the time of a word, [block, head] each: those that the model names or,
+    where it names none, all of the upper half of the decoder, as openai/whisper does for a model whose heads nobody has
+    measured. Heads that the decoder has lost, as one with fewer blocks has, are left out."""
+    blocks, heads = network.config.decoder_layers, range(network.config.decoder_attention_heads)
+    known = getattr(network.generation_config, "alignment_heads", None) or []
+    there = [[block, head] for block, head in known if block < blocks and head in heads]
+    return there or [[block, head] for block in range(blocks // 2, blocks) for head in heads]
 
 
 def _save_additions(weights: dict[str, Tensor], folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import constants, get_session, snapshot_download
@@ -40,6 +41,9 @@ class Whisper(nn.Module):
         self.tokens = tokens
         self.log_mel = LogMel(network.config.num_mel_bins)
         self._recalled: tuple[Tensor, Tensor] | None = None
+        layer: Any
+        for layer in (*network.model.encoder.layers, *network.model.decoder.layers):
+            layer.self_attn_layer_norm.register_forward_hook(_narrow_output)
 
     def encode(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch position width"]:
         """Waveforms of positions * 320 samples -> encoder states. At 1500 of them, as transformers' bit for bit."""
@@ -64,12 +68,24 @@ class Whisper(nn.Module):
     ) -> Float[Tensor, "batch token width"]:
         """Teacher-forced decoder states; `project` makes logits of the positions that are needed."""
         return self.network.model.decoder(
-            input_ids=decoder_input_ids, encoder_hidden_states=states, use_cache=False
+            input_ids=decoder_input_ids, encoder_hidden_states=narrow(states), use_cache=False
         ).last_hidden_state
 
     def project(self, hidden: Float[Tensor, "*position width"]) -> Float[Tensor, "*position vocabulary"]:
         """Decoder states -> logits over the vocabulary."""
         return self.network.proj_out(hidden)
+
+
+def narrow(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """In the precision of autocast, where it is on: once, for all linear layers that share this input. Each of them
+    would make, and keep for its backward pass, a copy of its own."""
+    kind = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
+
+
+def _narrow_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """A forward hook: query, key and value are made of the same norm."""
+    return narrow(output)
 
 
 def encode(

@@ -99,11 +99,19 @@ def describe_audit(audit: Audit) -> list[str]:
     speakers = len({name for texts in audit.texts.values() for name in texts.speakers})
     told = f"{sum(each.utterances for each in splits)} utterances, {sum(each.hours for each in splits):.2f} h"
     told += f", {speakers} speakers" if speakers else ""
+    told += describe_listened(audit)
     counts = {severity: audit.findings.count(severity) for severity in SEVERITIES}
     kinds = [f"{name}s: {_list_counts(rules)}" for name, rules in counts.items() if rules and name != "note"]
     if notes := sum(counts["note"].values()):
         kinds.append(f"{notes} notes")
     return ["; ".join([f"audit: {told}", *(kinds or ["nothing found"])]), *describe_overlaps(audit)]
+
+
+def describe_listened(audit: Audit) -> str:
+    """Of which splits only a part was heard, and how much; "" where all was."""
+    parts = {split: sounds.heard for split, sounds in audit.sounds.items() if not sounds.heard.all()}
+    told = ", ".join(f"{int(heard.sum()):,} of {len(heard):,} in {split}" for split, heard in parts.items())
+    return f", listened to {told} (data.listen_up_to; the others as they are read)" if told else ""
 
 
 def describe_overlaps(audit: Audit) -> list[str]:
@@ -124,6 +132,7 @@ def summarise_audit(audit: Audit) -> dict[str, Any]:
     return {
         "hours": sum(each.hours for each in splits.values()),
         "speakers": {split: each.speakers for split, each in splits.items()},
+        "listened": {split: int(sounds.heard.sum()) for split, sounds in audit.sounds.items()},
         "sampling_rates_hz": {split: sounds.rates_hz for split, sounds in audit.sounds.items()},
         "findings": {severity: audit.findings.count(severity) for severity in SEVERITIES},
         "shared": {

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
@@ -26,7 +27,8 @@ TRIES = 20  # a speed of 1 or a mask of width 0 would show nothing
 def draw_augmentation(folder: Path, augmentation: Augmentation, data: SpeechDataModule) -> None:
     """figures/augmentation.png, before the first step; nothing where no sound is changed."""
     if augmentation.waveform or augmentation.spec_augment:
-        waveform = load_row(data.splits["train"][0])
+        first = int(np.flatnonzero(data.audit.sounds["train"].heard[data.audit.sounds["train"].usable])[0])
+        waveform = load_row(data.splits["train"][first])
         save_figures(folder, {"augmentation": plot_augmentations(waveform, augmentation)})
 
 

@@ -1,6 +1,6 @@
 """Runs beside each other: what differs between them, and the numbers of each run and of the mean over its seeds."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -172,17 +172,20 @@ def describe_settings(records: Sequence[RunRecord]) -> list[str]:
     """Of each run, the words of its config that differ between the runs.
 
     Where runs took different options of a group, the option's name stands for all that it holds: `finetune=lora`, not
-    its rank. A key below a group is a word of its own if runs with the same option differ in it. What follows the seed,
-    or another word, by interpolation is none. A run without a config is described by its name.
+    its rank. An option that follows from another's, as objective=joint_ctc from finetune=ctc, is named where it is not
+    what most runs took. A key below a group is a word of its own if runs with the same option differ in it. What
+    follows the seed, or another word, by interpolation is none. A run without a config is described by its name.
     """
     described = [record for record in records if record.config]
     choices = [{name: str(option) for name, option in _choices(record).items()} for record in described]
     flat = [dict(_flatten(record.config)) for record in described]
     words: list[list[str]] = [[] for _ in described]
-    for group in dict.fromkeys(group for chosen in choices for group in chosen):
-        if len({chosen.get(group) for chosen in choices}) > 1:
-            for said, chosen in zip(words, choices, strict=True):
-                said += [f"{group}={chosen[group]}"] if group in chosen else []
+    groups = dict.fromkeys(group for chosen in choices for group in chosen)
+    differing = [group for group in groups if len({chosen.get(group) for chosen in choices}) > 1]
+    for group in differing:
+        usual = _find_usual(choices, group, differing)
+        for said, chosen in zip(words, choices, strict=True):
+            said += [f"{group}={chosen[group]}"] if chosen.get(group) not in (None, usual) else []
     seen = {tuple(str(record.seed) for record in described)}
     for key in sorted({key for config in flat for key in config}, key=lambda key: (key.count("."), key)):
         values = tuple(config.get(key, "") for config in flat)
@@ -196,6 +199,18 @@ def describe_settings(records: Sequence[RunRecord]) -> list[str]:
 
 def _choices(record: RunRecord) -> Mapping[str, Any]:
     return record.config.get("choices") or {}
+
+
+def _find_usual(choices: Sequence[Mapping[str, str]], group: str, others: Sequence[str]) -> str | None:
+    """The option of a group that most runs took, where each option of another group goes with one of this group's, and
+    not the other way round; None for a group that was chosen by itself."""
+    taken = Counter(chosen.get(group) for chosen in choices)
+    for other in others:
+        pairs = {(chosen.get(other), chosen.get(group)) for chosen in choices}
+        if len(taken) < len({option for option, _ in pairs}) == len(pairs):
+            option, count = taken.most_common(1)[0]
+            return option if 2 * count > len(choices) else None
+    return None
 
 
 def _differs(group: str, values: Sequence[str], choices: Sequence[Mapping[str, str]]) -> bool:

@@ -98,7 +98,7 @@ def group_utterances(rows: Sequence[PredictionRow]) -> dict[str, dict[str, list[
     """
     spoken = [row for row in rows if row.words]
     kinds = {
-        "accent": _by_name(spoken, _find_accent),
+        "accent": _by_name(spoken, lambda row: row.accent),
         "speaker": _by_name(spoken, lambda row: row.speaker),
         "language": _by_name(spoken, lambda row: row.language),
         "duration": _by_edge(spoken, lambda row: row.duration_s, DURATION_S, "s"),
@@ -186,12 +186,6 @@ def _pick(groups: Sequence[Group]) -> list[Group]:
     """Those with most errors after, in the order in which they came."""
     kept = sorted(groups, key=lambda group: -group.after * group.words)[:MOST_GROUPS]
     return [group for group in groups if group in kept]
-
-
-def _find_accent(row: PredictionRow) -> str | None:
-    """Of a rendered speaker, "en-gb-scotland+m3"; other corpora name speakers and not accents."""
-    accent, plus, _ = (row.speaker or "").partition("+")
-    return accent if plus else None
 
 
 def _by_name(

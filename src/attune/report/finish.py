@@ -53,8 +53,13 @@ def start_record(config: Mapping[str, Any], parameters: dict[str, int], data: Sp
         splits={name: measure_split(split) for name, split in data.splits.items()},
         in_context=data.in_context.count_examples([data.splits[p] for p in data.panels]) if data.in_context else {},
         audit=summarise_audit(data.audit),
-        rejected=dict(Counter(rejection.reason.split(":")[0] for rejection in data.rejections)),
+        rejected=count_reasons(data),
     )
+
+
+def count_reasons(data: SpeechDataModule) -> dict[str, int]:
+    """reason: rows that were set aside for it so far."""
+    return dict(Counter(each.reason.split(": ")[each.reason.startswith("late: ")] for each in data.list_rejections()))
 
 
 def measure_split(split: Dataset) -> dict[str, float]:
@@ -104,7 +109,8 @@ def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, fo
             f"[yellow]set aside: {len(data.rejections)} unusable utterances, see {folder / 'rejected.csv'}[/yellow]"
         )
     if not learning["trainable"]:
-        console.print(f"parameters: none of {learning['total']:,} learn, and no step is taken", highlight=False)
+        known = f" of {learning['total']:,}" if "total" in learning else ""  # other programs do not tell
+        console.print(f"parameters: none{known} learn, and no step is taken", highlight=False)
         return
     console.print(
         f"parameters: {learning['trainable']:,} of {learning['total']:,} learn, {learning['added']:,} added; "
@@ -151,6 +157,7 @@ def finish_report(
     record.baseline = {name: asdict(panel) for name, panel in untouched.panels.items()}
     record.result = {name: asdict(panel) for name, panel in tuned.panels.items()}
     record.evaluate = sum_seconds(tuned.panels)
+    record.rejected = count_reasons(data)
     for panel, predictions in tuned.predictions.items():
         write_predictions(folder, panel, untouched.predictions[panel], predictions)
     record.status = "finished"  # the page below says so; a fault in drawing it turns it back
@@ -163,8 +170,8 @@ def finish_report(
     return [(row.id, row.reference, row.before, row.after, waveform) for row, waveform in shown]
 
 
-def print_result(console: Console, record: RunRecord, folder: Path) -> None:
-    """One table, one sentence, and where to look."""
+def print_result(console: Console, record: RunRecord, folder: Path, foreign: Path | None = None) -> None:
+    """One table, one sentence, and where to look; `foreign` is a model of another program, of which no copy is kept."""
     console.print(result_table(record))
     console.print(summarise(record), highlight=False)
     for told in (describe_remainder(record), describe_other_rates(record)):
@@ -174,8 +181,9 @@ def print_result(console: Console, record: RunRecord, folder: Path) -> None:
         console.print(told, highlight=False)
     if record.interpolation:
         console.print(describe_interpolation(record), highlight=False)
-    console.print(f"report: {folder / 'report.html'}   model: {folder / 'model'}", highlight=False, soft_wrap=True)
-    if explained := explain_additions(folder / "model"):
+    model = foreign or folder / "model"
+    console.print(f"report: {folder / 'report.html'}   model: {model}", highlight=False, soft_wrap=True)
+    if foreign is None and (explained := explain_additions(folder / "model")):
         console.print(f"[yellow]{explained}[/yellow]", highlight=False, soft_wrap=True)
 
 

@@ -8,11 +8,9 @@ from pathlib import Path
 
 from attune.errors import InputError
 from attune.score.metrics import Prediction, count_word_errors
+from attune.text.cells import defuse, restore
 from attune.text.normalise import normalise
 from attune.train.files import write_atomically
-
-# What makes Excel or LibreOffice take a cell for a formula (OWASP, "CSV injection"), full-width forms included.
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class PredictionRow:
     errors_before: int
     errors_after: int
     recording: str | None = None
+    accent: str | None = None
 
 
 def write_predictions(folder: Path, panel: str, before: list[Prediction], after: list[Prediction]) -> Path:
@@ -52,7 +51,7 @@ def write_predictions(folder: Path, panel: str, before: list[Prediction], after:
     table.writerow(column.name for column in fields(PredictionRow))
     for identifier in dict.fromkeys(prediction.id for prediction in after):
         row = _to_row(earlier[identifier], later[identifier])
-        table.writerow(_defuse(cell) if isinstance(cell, str) else cell for cell in astuple(row))
+        table.writerow(defuse(cell) if isinstance(cell, str) else cell for cell in astuple(row))
     return write_atomically(predictions_path(folder, panel), "\ufeff" + buffer.getvalue())
 
 
@@ -93,29 +92,22 @@ def _to_row(before: Prediction, after: Prediction) -> PredictionRow:
         errors_before=earlier.total,
         errors_after=later.total,
         recording=after.recording,
+        accent=after.accent,
     )
 
 
 def _read_row(cells: dict[str, str]) -> PredictionRow:
     return PredictionRow(
-        id=_restore(cells["id"]),
-        speaker=_restore(cells["speaker"]) or None,
-        language=_restore(cells["language"]) or None,
+        id=restore(cells["id"]),
+        speaker=restore(cells["speaker"]) or None,
+        language=restore(cells["language"]) or None,
         duration_s=float(cells["duration_s"]),
-        reference=_restore(cells["reference"]),
-        before=_restore(cells["before"]),
-        after=_restore(cells["after"]),
+        reference=restore(cells["reference"]),
+        before=restore(cells["before"]),
+        after=restore(cells["after"]),
         words=int(cells["words"]),
         errors_before=int(cells["errors_before"]),
         errors_after=int(cells["errors_after"]),
-        recording=_restore(cells.get("recording") or "") or None,  # tables from before it was written
+        recording=restore(cells.get("recording") or "") or None,  # tables from before they were written
+        accent=restore(cells.get("accent") or "") or None,
     )
-
-
-def _defuse(text: str) -> str:
-    # Apostrophes before a formula sign are counted in, so that "'=1" gets a second one and comes back as it was.
-    return "'" + text if _FORMULA.match(text) else text
-
-
-def _restore(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

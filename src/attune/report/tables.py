@@ -13,6 +13,7 @@ from rich.text import Text
 from attune.report.compare import Row
 from attune.report.differences import PanelRow
 from attune.report.record import format_percent
+from attune.text.cells import defuse
 
 HEADINGS = (
     "setting", "seed", "trainable", "WER % before", "WER % after", "to untouched", "p", "to first", "p", "CER %",
@@ -49,11 +50,11 @@ def list_faults(rows: Iterable[Row]) -> list[str]:
 
 
 def to_csv(rows: Sequence[Row] | Sequence[PanelRow], kind: type[Row] | type[PanelRow] = Row) -> str:
-    """One line a row, every number in full; rates are fractions."""
+    """One line a row, every number in full; rates are fractions. Texts are defused: `text.cells.restore` undoes it."""
     buffer = io.StringIO(newline="")
     table = csv.writer(buffer, lineterminator="\n")
     table.writerow(field.name for field in fields(kind))
-    table.writerows(astuple(row) for row in rows)
+    table.writerows([defuse(cell) if isinstance(cell, str) else cell for cell in astuple(row)] for row in rows)
     return buffer.getvalue()
 
 

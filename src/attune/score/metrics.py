@@ -35,6 +35,7 @@ class Prediction:
     language: str | None
     duration_s: float
     recording: str | None = None  # the file that it was cut from, where utterances share files
+    accent: str | None = None
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,8 @@ def load_grammar(name: str) -> SentenceGrammar:
     """A grammar that attune ships.
 
     Args:
-        name: everyday (American English, more than 2,000 words), clinical (dictation) or russian.
+        name: everyday (American English, more than 2,000 words), clinical (dictation), russian
+            (everyday, some four hundred words) or russian_phrases (a phrase book of 72).
 
     Raises:
         InputError: there is no such grammar.

@@ -16,6 +16,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 END = "<|endoftext|>"
 TASKS = ("<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")
 TIMESTAMPS = 1501  # 0.00 to 30.00 s in steps of 0.02 s
+FILLER = "<|filler_{}|>"  # pieces that only take up ids, from 0 on
 SOFT_PROMPT = "<|soft_prompt_{}|>"  # a learned prompt's tokens, from 0 on, in front of <|notimestamps|>
 
 
@@ -89,6 +90,20 @@ def add_to_tokenizer(
 def exchange_pieces(old: WhisperTokenizer, learner: Tokenizer) -> WhisperTokenizer:
     """A tokenizer that spells with other pieces; languages, tasks and times stay. The old one is left alone."""
     return _rebuild(old, *read_pieces(learner), [], {})
+
+
+def fill_pieces(old: WhisperTokenizer, count: int) -> WhisperTokenizer:
+    """A tokenizer with `count` more pieces behind the text, which nothing spells: what follows moves on by as many.
+
+    Programs that know Whisper's special tokens by their ids, and not by their names, find them so in a small tokenizer
+    too. The old one is left alone.
+    """
+    vocab, merges = read_pieces(old.backend_tokenizer)
+    end = _find_end(old)
+    pieces = {piece: id for piece, id in vocab.items() if id < end}
+    terms = [token for id, token in sorted(old.added_tokens_decoder.items()) if id < end]
+    fillers = {FILLER.format(number): end + number for number in range(count)}
+    return _rebuild(old, {**pieces, **fillers}, merges, terms, {})
 
 
 def _find_end(tokenizer: WhisperTokenizer) -> int:

@@ -17,10 +17,13 @@ from torch import Tensor
 
 from attune.audio.waveform import SAMPLE_RATE_HZ
 from attune.train.files import write_atomically
+from attune.train.reach import is_answering
 
 log = logging.getLogger(__name__)
 WANDB_HOST = "api.wandb.ai"
-INIT_S, FINISH_S = 15.0, 30.0
+# What waits for W&B waits so long and no longer: it may hang, and a machine with a GPU is dear. The default run, of 150
+# seconds, loses less than 5 % of its time to a server that hangs, at whichever moment it begins to.
+ANSWER_S, INIT_S, FINISH_S = 2.0, 5.0, 5.0
 Shown = tuple[str, str, str, str, Float[Tensor, "sample"]]  # id, reference, before, after, audio
 
 
@@ -97,16 +100,18 @@ def make_loggers(
     config: Mapping[str, Any],
     project: str | None = "attune",
     mode: Literal["auto", "online", "offline", "none"] = "auto",
+    finish_s: float = FINISH_S,
 ) -> list[Logger]:
     """metrics.csv, and W&B unless `mode` is none.
 
     Args:
         mode: auto is online where a key is found (WANDB_API_KEY or ~/.netrc) and offline elsewhere; WANDB_MODE wins.
+        finish_s: seconds that the end of the run waits for what is still to be sent.
     """
     loggers: list[Logger] = [MetricsFile(folder)]
     if mode != "none" and project:
         try:
-            loggers.append(_make_wandb(folder, name, config, project, mode))
+            loggers.append(_make_wandb(folder, name, config, project, mode, finish_s))
         except Exception as error:  # no fault of W&B may cost a run; metrics.csv has everything
             log.warning("W&B could not start (%s); metrics go to metrics.csv alone.", error)
     return loggers
@@ -122,41 +127,63 @@ def has_wandb_key() -> bool:
         return False
 
 
-def _choose_mode(mode: str) -> str:
-    return os.environ.get("WANDB_MODE") or (("online" if has_wandb_key() else "offline") if mode == "auto" else mode)
+def _choose_mode(mode: str, folder: Path) -> str:
+    """Online only where the server answers: to wait for one that hangs, and only then to go offline, takes longer."""
+    # W&B tells of its own faults to the very server that hangs: the process would live 14 seconds longer for it.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    chosen = os.environ.get("WANDB_MODE") or (("online" if has_wandb_key() else "offline") if mode == "auto" else mode)
+    if chosen == "online" and not is_answering(url := _find_server(), ANSWER_S):
+        _tell_unreached(f"{url} does not answer", folder)
+        return "offline"
+    return chosen
 
 
-def _make_wandb(folder: Path, name: str, config: Mapping[str, Any], project: str, mode: str) -> WandbLogger:
+def _find_server() -> str:
     import wandb
 
-    chosen = _choose_mode(mode)
+    return wandb.setup().settings.base_url
+
+
+def _tell_unreached(why: object, folder: Path) -> None:
+    log.warning("attune: W&B was not reached (%s); the run is kept in %s/wandb: wandb sync.", why, folder)
+
+
+def _make_wandb(
+    folder: Path, name: str, config: Mapping[str, Any], project: str, mode: str, finish_s: float
+) -> WandbLogger:
+    import wandb
+
+    chosen = _choose_mode(mode, folder)
     # The runs of a sweep, whose plan lies in the folder around them, are one group; options of groups are tags.
     group = folder.parent.name if (folder.parent / "sweep.json").is_file() else None
     tags = [f"{key}={option}" for key, option in (config.get("choices") or {}).items()]
     about = {"group": group, "tags": tags, "config": dict(config), "resume": "allow"}
-    about |= {"project": project, "name": name, "dir": folder, "id": _read_id(folder), "settings": _make_settings()}
+    about |= {
+        "project": project,
+        "name": name,
+        "dir": folder,
+        "id": _read_id(folder),
+        "settings": _make_settings(finish_s),
+    }
     try:
         run = wandb.init(mode=chosen, **about)  # type: ignore[arg-type]
     except Exception as error:
         if chosen != "online":
             raise
-        log.warning("attune: W&B was not reached (%s); the run is kept in %s/wandb: wandb sync.", error, folder)
+        _tell_unreached(error, folder)
         wandb.teardown()  # its process would go on trying
         run = wandb.init(mode="offline", **about)  # type: ignore[arg-type]
     return GuardedWandb(experiment=run)
 
 
-def _make_settings() -> Any:
-    """What waits for W&B waits so long and no longer: it may hang, and a machine with a GPU is dear.
-
-    finish_previous: in a sweep, a run that failed has not closed its own, and the next one would go on writing in it.
-    """
+def _make_settings(finish_s: float) -> Any:
+    """finish_previous: in a sweep, a run that failed has not closed its own, and the next one would go on writing in
+    it."""
     import wandb
 
-    finish = (
-        {"finish_timeout": FINISH_S} if "finish_timeout" in wandb.Settings.model_fields else {}
-    )  # not in the oldest
-    return wandb.Settings(console="off", silent=True, init_timeout=INIT_S, reinit="finish_previous", **finish)  # type: ignore[arg-type]
+    waits = {"init_timeout": INIT_S, "finish_timeout": finish_s, "finish_timeout_raises": True}
+    known = {name: value for name, value in waits.items() if name in wandb.Settings.model_fields}  # the oldest has less
+    return wandb.Settings(console="off", silent=True, reinit="finish_previous", **known)  # type: ignore[arg-type]
 
 
 def _read_id(folder: Path) -> str:
@@ -168,7 +195,11 @@ def _read_id(folder: Path) -> str:
 
 
 def log_sweep(
-    folder: Path, rows: Sequence[Mapping[str, Any]], project: str | None = "attune", mode: str = "auto"
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    project: str | None = "attune",
+    mode: str = "auto",
+    finish_s: float = FINISH_S,
 ) -> None:
     """One more run in the sweep's group, which holds its table alone. A fault costs only that."""
     if mode == "none" or not project or not rows:
@@ -179,8 +210,8 @@ def log_sweep(
         table = wandb.Table(columns=list(rows[0]), allow_mixed_types=True)
         for row in rows:
             table.add_data(*row.values())
-        chosen = _choose_mode(mode)
-        settings = _make_settings()
+        chosen = _choose_mode(mode, folder)
+        settings = _make_settings(finish_s)
         with wandb.init(
             project=project,
             name=f"{folder.name}: table",
@@ -200,10 +231,17 @@ def close_wandb(loggers: Sequence[Logger], summary: Mapping[str, Any], shown: Se
     logger = next((logger for logger in loggers if isinstance(logger, WandbLogger)), None)
     if logger is None:
         return
+    run = logger.experiment
     try:
-        logger.experiment.log({"predictions/test": _make_table(shown)})
-        logger.experiment.summary.update(dict(summary))
-        logger.experiment.finish()
+        if run.offline or is_answering(_find_server(), ANSWER_S):  # for a table W&B asks the server, for 20 seconds
+            run.log({"predictions/test": _make_table(shown)})
+        run.summary.update(dict(summary))
+        run.finish()
+    except TimeoutError:
+        log.warning(
+            "attune: W&B did not take everything in the time of logger.finish_s. The run folder is complete; the rest "
+            "is sent by: wandb sync %s", Path(run.dir).parent,
+        )  # fmt: skip
     except Exception as error:
         log.warning("W&B did not close cleanly (%s); the run folder is complete.", error)
 

@@ -6,7 +6,8 @@ feed-forward's, s the bytes of what autocast computes in (2 in half precision, e
     4 d in front of each norm, 4 s d of self-attention (query, key, value, output), of cross-attention 2 s d and 2 s d
     a position of the encoder, s f in front of the GELU, and the input of each linear layer whose weight learns
 
-and nothing where no gradient flows. Under autocast each linear layer keeps copies of its own of input and weight.
+and nothing where no gradient flows. Under autocast inputs are copied, those that layers share once for all of them
+(model/whisper.py), and each linear layer keeps a copy of its weight.
 """
 
 import resource
@@ -177,8 +178,8 @@ def _decoder(network: WhisperForConditionalGeneration, load: Load, half: bool, f
         kept += rows * (_attention(block.self_attn, half) + _feed_forward(block, half)) + _casts(block, half)
         kept += rows * width * (SINGLE + 2 * _bytes(half) + _inputs([cross.q_proj], half) + _own(cross.out_proj, half))
         kept += positions * width * 2 * _bytes(half)  # keys and values
-        if half:  # each of the two makes a copy of the states; in fp32 they share the states themselves
-            kept += positions * width * _inputs([cross.k_proj, cross.v_proj], half)
+    if half:  # one copy of the states for all blocks; in fp32 it is the states themselves
+        kept += positions * width * 2
     return kept + 2 * SINGLE * rows * width
 
 
@@ -197,9 +198,8 @@ def _feed_forward(block: Any, half: bool) -> int:
 
 
 def _inputs(layers: Sequence[nn.Module], half: bool) -> int:
-    """Bytes a number of an fp32 input that some layers share, in fp32; under autocast each keeps a copy."""
-    keeping = sum(map(_keeps_input, layers))
-    return 2 * keeping if half else SINGLE * bool(keeping)
+    """Bytes a number of an input that some layers share."""
+    return _bytes(half) * any(map(_keeps_input, layers))
 
 
 def _own(layer: nn.Module, half: bool) -> int:
@@ -298,6 +298,16 @@ def find_resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def find_process(module: nn.Module) -> int:
+    """Bytes that this process has in memory beside the module's. Weights that were mapped from a file are in memory
+    once they have been read: so they are read here."""
+    tensors = [*module.parameters(), *module.buffers()]
+    for tensor in tensors:
+        if tensor.device.type == "cpu":
+            tensor.detach().sum()
+    return max(0, find_resident() - sum(tensor.nbytes for tensor in tensors))
 
 
 def _read_number(path: str, name: str = "", unit: int = 1) -> int | None:

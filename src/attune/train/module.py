@@ -32,6 +32,8 @@ from attune.train.strategies import own_part
 # What is counted in the course of a run, and taken back where an accumulation window has to be taken again.
 COUNTED = ("window_tokens", "window_loss", "window_parts", "utterances_seen", "audio_seen_s", "flops_done")
 
+FUSED = ("cuda", "cpu")  # where torch has AdamW as one kernel; elsewhere it is a loop over parameters
+
 
 class WhisperModule(L.LightningModule):
     """A Whisper, a fine-tuning type and an objective, as Lightning trains them.
@@ -252,8 +254,10 @@ class WhisperModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(self.finetune, self.whisper.network, self.weight_decay, self.learning_rate)
-        on_gpu = self.device.type == "cuda"
-        optimizer = AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=on_gpu or None)
+        optimizer = AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=self.device.type in FUSED or None)
+        # Lightning refuses to clip for an optimiser that could unscale 16-bit gradients by itself, as a fused one can.
+        # Told that it cannot, Lightning unscales them ahead of the clipping.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         rate: Callable[[int], float] = linear_decay(self.steps, self.warmup_share, self.final_share)
         return {
             "optimizer": optimizer,

@@ -64,8 +64,10 @@ def score(
         module.bias = None
         seconds = time.perf_counter() - started
         name = f"{panel}@{context.name}" if context else panel
-        recordings = find_recordings(data.splits[panel])
-        predictions = [replace(each, recording=recordings.get(each.id)) for each in module.predictions]
+        recordings, accents = find_recordings(data.splits[panel]), find_accents(data.splits[panel])
+        predictions = [
+            replace(each, recording=recordings.get(each.id), accent=accents.get(each.id)) for each in module.predictions
+        ]
         scores.predictions[name] = predictions
         learnt = data.audit.shared.get(panel, Shared()).ids
         spellings = data.tokens.tokenizer.english_spelling_normalizer
@@ -99,6 +101,11 @@ def find_recordings(split: Dataset) -> dict[str, str]:
         return {}
     rows = split.select_columns(["id", "audio"])
     return {row["id"]: row["audio"]["path"] for row in rows if row["audio"]["path"]}  # type: ignore[index, call-overload]
+
+
+def find_accents(split: Dataset) -> dict[str, str]:
+    """id -> accent, of the utterances of which it is known."""
+    return {id: accent for id, accent in zip(split["id"], split["accent"], strict=True) if accent}
 
 
 def score_other(

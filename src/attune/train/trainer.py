@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
 
+from attune.train.allocator import return_freed_memory
 from attune.train.callbacks.checkpoints import MONITORED
 from attune.train.callbacks.compiled import Compiled
 from attune.train.callbacks.not_finite import NotFinite
@@ -49,6 +50,8 @@ def make_trainer(
         monitored: the logged value that `patience` waits for a lower one of: the WER, unless the objective has its own.
     """
     compiled = [Compiled()] if compile else []
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return_freed_memory()
     return L.Trainer(
         default_root_dir=folder,
         callbacks=[*callbacks, Patience(monitored, patience=patience), NotFinite(Path(folder), max_skipped), *compiled],

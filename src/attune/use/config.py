@@ -150,6 +150,21 @@ def find_processes(config: DictConfig) -> dict[str, Any]:
     return {name: trainer[name] for name in names if name in trainer}  # a run from before they were there may go on
 
 
+def open_evaluation(words: Sequence[str], name: str) -> Run:
+    """The run folder of a model that is only scored, and not by train.py: as for these words of its command line.
+
+    Args:
+        name: of the run, where the words give none.
+    """
+    with initialize_config_dir(str(find_configs().resolve()), version_base="1.3"):
+        config = compose("train", [f"name={name}", *words], return_hydra_config=True)
+    chosen = {group: option for group, option in config.hydra.runtime.choices.items() if "hydra/" not in group}
+    with open_dict(config):
+        del config.hydra
+        config.choices = {group: option for group, option in chosen.items() if option}
+    return open_run(config)
+
+
 def is_requeued(folder: str | None) -> bool:
     """Whether SLURM began this job before, with the same words: then the run in its folder goes on."""
     return bool(folder) and Path(str(folder), "config.yaml").is_file() and "SLURM_RESTART_COUNT" in os.environ

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from attune.data.corpora.places import find_audio_folders
 from attune.errors import InputError
 from attune.report.record import read_record, write_atomically
 from attune.use.config import find_configs
@@ -49,6 +50,8 @@ class DpoRuns:
         files = {"train": learnt, **{name: self.folder / f"{name}.jsonl" for name in ("validation", "test")}}
         words = ["objective=dpo", "data=pairs", *(f"data.{split}={_quote(file)}" for split, file in files.items())]
         words += [f"model.name_or_path={_quote(self.model)}", f"folder={_quote(self.run)}", f"name=prefer-{number}"]
+        folders = find_audio_folders(files.values())
+        words += [f"data.audio_folders=[{','.join(map(_quote, folders))}]"] if folders else []
         return [sys.executable, str(find_configs().parent / "train.py"), *words, RATE, *self.words]
 
     def wait(self, answers: Path) -> int:

@@ -20,7 +20,7 @@ from attune.train.objective.hypotheses import FromHypotheses, Hypotheses
 from attune.use.config import build, build_corpus, compose_run, read_config
 
 CHOSEN = ("reference", "best")
-KEPT = ("id", "language", "task", "speaker", "start_s", "end_s", "prompt")  # of a row, as it is
+KEPT = ("id", "language", "task", "speaker", "accent", "start_s", "end_s", "prompt")  # of a row, as it is
 
 
 @dataclass(frozen=True)

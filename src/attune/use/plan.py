@@ -24,6 +24,7 @@ from attune.train.memory import (
     costliest,
     find_available,
     find_largest,
+    find_process,
     find_resident,
     measure_loads,
 )
@@ -50,7 +51,7 @@ def foresee(
     device = trainer.strategy.root_device
     on_gpu, held = device.type == "cuda", count_bytes(module.whisper.network)
     beside = count_bytes(module) - held + (held if config.ema else 0)
-    process = 0 if on_gpu else max(0, find_resident() - count_bytes(module))
+    process = 0 if on_gpu else find_process(module)
     loads = measure_loads(data)
     job = Job(
         module.whisper.network,

@@ -36,8 +36,10 @@ from attune.errors import InputError
 from attune.report.ablation import report_ablation
 from attune.report.record import RunRecord, write_record
 from attune.report.runs import PLAN, count_finished, find_finished, note_name, read_plan, write_plan
+from attune.text.cells import restore
+from attune.train.callbacks.checkpoints import MONITORED
 from attune.train.callbacks.throughput import reset_peak_memory
-from attune.train.loggers import log_sweep
+from attune.train.loggers import MetricsFile, log_sweep
 from attune.use.config import Run, describe_fault, is_sweep, open_run, plain, speak_plainly
 from attune.use.screen import make_console
 
@@ -63,7 +65,8 @@ class Ablation(Callback):
 def _report(folder: Path, logger: dict[str, Any]) -> None:
     faults = report_ablation([folder], folder, make_console())
     with (folder / "ablation.csv").open(newline="", encoding="utf-8") as file:
-        log_sweep(folder, list(csv.DictReader(file)), **logger)
+        rows = [{name: restore(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+        log_sweep(folder, rows, **logger)
     if faults:
         sys.exit(1)
 
@@ -121,9 +124,9 @@ def list_jobs(config: DictConfig) -> list[list[str]]:
     if not target.endswith("BasicSweeper"):
         return []
     words = _parse(config)
-    swept = {word.get_key_element() for word in words if word.is_sweep_override()}
+    swept = {word.get_key_element(): word.is_sweep_override() for word in words}  # the last word about a key wins
     jobs = BasicSweeper.split_arguments(words, None)[0]
-    return [kept for job in jobs if (kept := [word for word in job if word.partition("=")[0] in swept])]
+    return [kept for job in jobs if (kept := [word for word in job if swept[word.partition("=")[0]]])]
 
 
 def check_sweep(config: DictConfig) -> None:
@@ -187,22 +190,35 @@ def _is_at_work(plan: dict[str, Any]) -> bool:
     return True
 
 
-def carry_out(train: Callable[[DictConfig], None], config: DictConfig) -> None:
+def carry_out(train: Callable[[DictConfig], None], config: DictConfig) -> float | None:
     """Train one run. What a user did wrong is one message; in a sweep, a run that fails does not stop the others, and
-    one that has finished before is not run again."""
+    one that has finished before is not run again.
+
+    Returns:
+        Of a run in a sweep, the least WER on validation, a fraction: what a sweeper that searches goes by. None where
+        there is none.
+    """
     if not is_sweep():
         speak_plainly(lambda: train(config))
-        return
+        return None
     reset_peak_memory()
     run = open_run(config)  # a folder is chosen and not yet made
     try:
         if (done := find_finished(run.folder.parent, plain(run.config))) is not None:
             print(f"{run.config.name}: finished before, in {done}", flush=True)
             note_name(done, run.config.name)
-            return
+            return find_least(done)
         train(config)
+        return find_least(run.folder)
     except Exception as error:
         _record_failure(run, error)
+        return None
+
+
+def find_least(folder: Path) -> float | None:
+    """The least WER on validation that a run has logged; the test set would choose what it has to judge."""
+    found = [float(row[MONITORED]) for row in MetricsFile(folder).rows if row.get(MONITORED)]
+    return min(found, default=None)
 
 
 def _read_settings(config: DictConfig) -> dict[str, Any]:

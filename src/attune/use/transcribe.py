@@ -1,25 +1,27 @@
 """A file and a model -> its transcript."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from attune.audio.waveform import SAMPLE_RATE_HZ, SHORTEST_S, WINDOW_S, AudioError, load_waveform
+from attune.audio.tape import open_tape
+from attune.audio.waveform import SAMPLE_RATE_HZ, WINDOW_S
 from attune.data.vocabulary import CustomVocabulary
 from attune.errors import InputError
 from attune.model.bias import TermBias, make_bias
 from attune.model.finetune.ctc import find_writer
 from attune.model.whisper import Whisper, complete_generation_config, load_tokens, load_whisper
 from attune.text.normalise import spells_without_spaces
-from attune.text.tokens import Tokens
+from attune.text.tokens import Segment, Tokens
 from attune.text.vocabulary import list_terms
-from attune.use.listen import Listener, Thresholds, walk
+from attune.use.attempts import Thresholds
+from attune.use.listen import Listener
+from attune.use.segments import walk
+from attune.use.stretches import Recording, StretchListener
 from attune.use.transcript import Transcript
 
-BLOCK_S = 60  # of a file that are decoded at once: an hour of 48 kHz stereo is 1.4 GB, at 16 kHz in mono 0.23 GB
-EDGE_S = 1  # more than resampling looks ahead or back, so that blocks join without a seam
+BATCH = 8  # stretches at once
+OnProgress = Callable[[float, float | None], None]
 
 
 def transcribe(
@@ -31,44 +33,66 @@ def transcribe(
     thresholds: Thresholds | None = None,
     bias: TermBias | None = None,
     prompt: str | None = None,
-    on_progress: Callable[[float, float], None] = lambda heard_s, duration_s: None,
+    on_progress: OnProgress = lambda heard_s, duration_s: None,
+    words: bool = False,
+    longest_s: float = WINDOW_S,
 ) -> Transcript:
-    """Hear one file.
+    """Hear one file, window after window. Of a file of any length a minute is in memory.
 
     Args:
+        file: a path, or - for standard input.
         timestamps: None asks for them where the recording is longer than Whisper's window.
         bias, prompt: what a list of terms does (`read_list`).
-        on_progress: is told the seconds heard and the seconds in all.
+        on_progress: is told the seconds heard, and the seconds in all where the file names them.
+        words: whether segments are given the times of their words.
+        longest_s: of a window, at most Whisper's; what is behind it is silence. For a model that was fine-tuned on
+            short utterances and has forgotten longer ones.
 
     Raises:
         AudioError: the file is missing, empty or broken; the message is the reason.
     """
-    waveform = load_recording(file)
-    duration_s = len(waveform) / SAMPLE_RATE_HZ
-    timed = duration_s > WINDOW_S if timestamps is None else timestamps
-    listener = Listener(whisper, language, task, timed, thresholds, bias, prompt)
-    with torch.random.fork_rng():
+    with open_tape(file) as tape, torch.random.fork_rng():
         torch.manual_seed(0)  # higher temperatures draw tokens: the same file gives the same text
-        segments = walk(waveform, listener.hear, lambda heard_s: on_progress(heard_s, duration_s))
-    spaced = task == "translate" or not spells_without_spaces(listener.language)
-    text = (" " if spaced else "").join(segment.text for segment in segments)
-    return Transcript(file, duration_s, listener.language, text, segments)
+        timed = tape.goes_beyond(int(longest_s * SAMPLE_RATE_HZ)) if timestamps is None else timestamps
+        listener = Listener(whisper, language, task, timed, thresholds, bias, prompt, words)
+        segments = walk(tape, listener.hear, lambda heard_s: on_progress(heard_s, tape.duration_s), longest_s)
+        duration_s = tape.known_samples / SAMPLE_RATE_HZ
+    return Transcript(file, duration_s, listener.language, join_text(segments, task, listener.language), segments)
 
 
-def load_recording(file: str) -> Float[Tensor, "sample"]:
-    """A file of any length at 16 kHz, decoded in blocks: 0.23 GB an hour; 0.9 GB while they are joined."""
-    blocks, start_s = [], 0
-    while not blocks or len(blocks[-1]) == BLOCK_S * SAMPLE_RATE_HZ:
-        lead_s = min(start_s, EDGE_S)
-        block = load_waveform(file, start_s - lead_s, start_s + BLOCK_S + EDGE_S)
-        blocks.append(block[lead_s * SAMPLE_RATE_HZ : (lead_s + BLOCK_S) * SAMPLE_RATE_HZ])
-        start_s += BLOCK_S
-    waveform = torch.cat(blocks)
-    if len(waveform) < SHORTEST_S * SAMPLE_RATE_HZ:
-        raise AudioError(f"empty: {len(waveform) / SAMPLE_RATE_HZ:.3f} s of audio")
-    if not torch.isfinite(waveform).all():
-        raise AudioError("not finite: the samples hold NaN or infinity")
-    return waveform
+def transcribe_by_pauses(
+    whisper: Whisper,
+    files: Sequence[str],
+    language: str | None = None,
+    task: str = "transcribe",
+    timestamps: bool = False,
+    bias: TermBias | None = None,
+    prompt: str | None = None,
+    on_progress: Callable[[Recording], None] = lambda recording: None,
+    words: bool = False,
+    batch: int = BATCH,
+    longest_s: float = WINDOW_S,
+) -> Iterator[tuple[str, Transcript | Exception]]:
+    """Hear files by their pauses, `batch` stretches of up to `longest_s` at once, also of several files.
+
+    Yields:
+        Each file, in order, and its transcript, or why there is none.
+    """
+    listener = StretchListener(whisper, task, timestamps, words, bias, prompt, batch, longest_s)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for recording in listener.hear_all(files, language, on_progress):
+            text = join_text(recording.segments, task, recording.language)
+            heard = Transcript(
+                recording.file, recording.duration_s or 0.0, recording.language, text, recording.segments
+            )
+            yield recording.file, recording.fault or heard
+
+
+def join_text(segments: Sequence[Segment], task: str, language: str | None) -> str:
+    """What was said in all segments."""
+    spaced = task == "translate" or not spells_without_spaces(language)
+    return (" " if spaced else "").join(segment.text for segment in segments)
 
 
 def load_listening(run_or_model: str, device: str) -> Whisper:

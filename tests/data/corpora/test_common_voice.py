@@ -75,6 +75,7 @@ def test_a_release_trains(release: Path, nano_tokens: Tokens) -> None:
     train = data.splits["train"]
     assert train["text"][:3] == [PLAIN, QUOTED, PLAIN]
     assert set(train["speaker"]) == {f"speaker{number}" for number in range(4)}
+    assert train["accent"][:3] == [None, "Egyptian Arabic", None]
     assert train["duration_s"][0] == pytest.approx(1.0, abs=0.1)  # mp3 pads
 
 

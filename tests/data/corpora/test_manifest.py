@@ -45,13 +45,21 @@ A, B = {"audio": "clips/a.wav", "text": "One."}, {"audio": "clips/b.wav", "text"
 
 
 def test_jsonl(folder: Path) -> None:
-    full = {"id": "x", "language": "de", "task": "translate", "speaker": "s", "start_s": 0.1, "end_s": "0.4"}
+    full = {
+        "id": "x",
+        "language": "de",
+        "task": "translate",
+        "speaker": "s",
+        "accent": "us",
+        "start_s": 0.1,
+        "end_s": "0.4",
+    }
     manifest = jsonl(folder / "train.jsonl", [A, {**B, **full, "prompt": "Before.", "unknown": [1]}])
     first, second = read(manifest)
     assert first["audio"] == {"path": str(folder / "clips/a.wav"), "bytes": None}  # relative to the manifest
     assert (first["id"], first["text"], first["language"], first["task"]) == ("train-1", "One.", "en", "transcribe")
     assert first["place"] == f"{manifest}, line 1"
-    assert all(first[name] is None for name in ("speaker", "duration_s", "start_s", "end_s", "prompt"))
+    assert all(first[name] is None for name in ("speaker", "accent", "duration_s", "start_s", "end_s", "prompt"))
     assert {name: second[name] for name in full} == {**full, "start_s": pytest.approx(0.1), "end_s": pytest.approx(0.4)}
     assert second["prompt"] == "Before."
     assert set(first) == set(FEATURES)
@@ -108,8 +116,12 @@ def test_audio_within_the_manifest(folder: Path) -> None:
 
 def test_absolute_paths(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    (row,) = read(jsonl(elsewhere / "rows.jsonl", [{**A, "audio": str(folder / "clips/a.wav")}]))
+    manifest = jsonl(elsewhere / "rows.jsonl", [{**A, "audio": str(folder / "clips/a.wav")}])
+    (row,) = read(manifest, audio_folders=[str(folder)])
     assert load_row(row).shape == (8000,)
+    assert read(manifest, audio_folders=["/"]) == [row]
+    with pytest.raises(InputError, match=rf"line 1: .*a\.wav lies outside .*data\.audio_folders=\[{folder}/clips\]"):
+        read(manifest)
 
 
 def test_columns_by_other_names(folder: Path) -> None:

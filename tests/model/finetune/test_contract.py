@@ -120,7 +120,10 @@ COUNTS: dict[str, Callable[[int, int], tuple[int, int]]] = {
     "new_tokens": lambda vocabulary, end: (64 * WIDTH + count_lora(32),) * 2,
     "prompt": lambda vocabulary, end: (2 * LAYERS * 2 * 32 * WIDTH,) * 2,  # keys and values of each block
     # 256 bytes and 400 merges in the place of all pieces, which are the ids below <|endoftext|>.
-    "new_head": lambda vocabulary, end: (count_decoder(vocabulary - end + 656), (656 - end) * WIDTH),
+    "new_head": lambda vocabulary, end: (
+        count_encoder() + count_decoder(vocabulary - end + 656),
+        (656 - end) * WIDTH,
+    ),
     "ctc": lambda vocabulary, end: (
         count_encoder() + count_decoder(vocabulary) + (WIDTH + 1) * (end + 1),
         (WIDTH + 1) * (end + 1),

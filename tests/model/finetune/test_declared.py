@@ -38,7 +38,7 @@ LEARN = {  # full match of a parameter's name
     "ia3": rf"{BLOCK}\.\d+\.((self|encoder)_attn\.[kv]_proj|fc2)\.ia3_l\.default",
     "new_tokens": rf"model\.decoder\.embed_tokens\.new|{BLOCK}\.\d+\.{LINEAR}\.lora_[AB]\.default\.weight",
     "prompt": rf"{BLOCK}\.\d+\.self_attn\.soft_prompt\.(keys|values)",
-    "new_head": r"model\.decoder\..*",
+    "new_head": rf"{WHISPER}.*",
     "ctc": rf"{WHISPER}.*|ctc_head\.(weight|bias)",
 }
 TYPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

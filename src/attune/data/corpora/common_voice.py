@@ -17,6 +17,7 @@ from typing import Any
 from datasets import Dataset
 
 from attune.data.corpora.division import SPLITS, check_shares, divide
+from attune.data.corpora.places import Places
 from attune.data.corpora.schema import build_dataset, language_code
 from attune.errors import InputError
 
@@ -42,6 +43,7 @@ class CommonVoiceCorpus:
         min_up_votes, max_down_votes: a clip needs as many, or may have as many; of every split.
         accents: words of which the column `accents` must hold one, in any case; of every split. None asks for none.
         limits: split -> at most so many clips, drawn by the seed.
+        audio_folders: where clips may lie that are links, beside the language's folder.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class CommonVoiceCorpus:
         max_down_votes: int | None = None,
         accents: Sequence[str] = (),
         limits: Mapping[str, int | None] | None = None,
+        audio_folders: Sequence[str] = (),
     ):
         self.root = Path(root)
         self.language = language
@@ -71,6 +74,7 @@ class CommonVoiceCorpus:
         self.max_down_votes = max_down_votes
         self.accents = [accent.casefold() for accent in accents]
         self.limits = dict(limits or {})
+        self.audio_folders = list(audio_folders)
 
     def splits(self) -> dict[str, Dataset]:
         folder = find_folder(self.root, self.tables["train"], self.language)
@@ -95,8 +99,9 @@ class CommonVoiceCorpus:
 
         drawn = self._draw(split, rows)
         table = folder / f"{self.tables[split]}.tsv"
+        places = Places(folder, self.audio_folders)
         dataset = build_dataset(
-            self._row(raw, folder, f"{table}, line {line}", durations_s)
+            self._row(raw, folder, f"{table}, line {line}", durations_s, places)
             for index, (line, raw) in enumerate(rows())
             if drawn is None or index in drawn
         )
@@ -117,16 +122,17 @@ class CommonVoiceCorpus:
         return set(random.Random(f"{self.split_seed} {split}").sample(range(count), min(limit, count)))
 
     def _row(
-        self, raw: Mapping[str, str], folder: Path, place: str, durations_s: Mapping[str, float]
+        self, raw: Mapping[str, str], folder: Path, place: str, durations_s: Mapping[str, float], places: Places
     ) -> dict[str, Any]:
         clip = raw["path"]
         locale = (raw.get("locale") or folder.name).split("-")[0]
         return {
             "id": Path(clip).stem,
-            "audio": {"path": str(folder / CLIPS / clip), "bytes": None},
+            "audio": {"path": places.check(folder / CLIPS / clip, place), "bytes": None},
             "text": raw["sentence"],
             "language": language_code(self.language or locale),
             "speaker": raw["client_id"] or None,
+            "accent": _find_accent(raw) or None,
             "duration_s": durations_s.get(clip),
             "place": place,
         }
@@ -134,7 +140,7 @@ class CommonVoiceCorpus:
     def _filter(self, folder: Path, split: str) -> Iterator[tuple[int, Mapping[str, str]]]:
         for line, raw in self._read(folder, split):
             up, down = (int(raw.get(name) or 0) for name in ("up_votes", "down_votes"))
-            accents = (raw.get("accents") or raw.get("accent") or "").casefold()  # `accent` before release 8
+            accents = _find_accent(raw).casefold()
             enough = up >= self.min_up_votes and (self.max_down_votes is None or down <= self.max_down_votes)
             if enough and (not self.accents or any(accent in accents for accent in self.accents)):
                 yield line, raw
@@ -146,6 +152,10 @@ class CommonVoiceCorpus:
             there = ", ".join(sorted(other.stem for other in folder.glob("*.tsv") if other.name != DURATIONS))
             raise InputError(f"{key}: there is no {path}. The release has: {there}.")
         yield from read_table(path, key)
+
+
+def _find_accent(raw: Mapping[str, str]) -> str:
+    return raw.get("accents") or raw.get("accent") or ""  # `accent` before release 8
 
 
 def read_table(path: Path, key: str) -> Iterator[tuple[int, Mapping[str, str]]]:

@@ -16,6 +16,7 @@ from datasets import Dataset
 from attune.audio.waveform import WINDOW_S
 from attune.data.corpora.division import SPLITS, check_shares, divide
 from attune.data.corpora.manifest import SUFFIXES, ManifestCorpus, read_rows
+from attune.data.corpora.places import Places
 from attune.data.corpora.schema import build_dataset, language_code
 from attune.data.corpora.timed_text import Cue, read_subtitles, read_text, read_textgrid
 from attune.errors import InputError
@@ -40,6 +41,7 @@ class FolderCorpus:
         shares: of train, validation and test, where they are divided, measured in bytes of audio.
         split_seed: of the division.
         columns: our name -> the metadata file's name for it.
+        audio_folders: where recordings and texts may lie that are links, beside the root.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class FolderCorpus:
         shares: Mapping[str, float] | None = None,
         split_seed: int = 0,
         columns: Mapping[str, str] | None = None,
+        audio_folders: Sequence[str] = (),
     ):
         if not 0 <= merge_s <= WINDOW_S:
             raise InputError(f"data.merge_s={merge_s:g}: accepted are 0 to {WINDOW_S:g} s, Whisper's window.")
@@ -61,6 +64,7 @@ class FolderCorpus:
         self.shares = check_shares(shares)
         self.split_seed = split_seed
         self.columns = dict(columns or {})
+        self.audio_folders = list(audio_folders)
 
     def splits(self) -> dict[str, Dataset]:
         if not self.root.is_dir():
@@ -78,10 +82,11 @@ class FolderCorpus:
     def _open(self, folder: Path) -> "Recordings":
         metadata = find_metadata(folder)
         if metadata:
-            return Listed(metadata, self.language, self.columns)
+            return Listed(metadata, self.language, self.columns, [str(self.root), *self.audio_folders])
         if self.language is None:
             raise InputError("data.language: a folder does not say which language is spoken. Give data.language=CODE.")
-        return Beside(folder, self.root, self.language, self.merge_s, self.tiers)
+        places = Places(self.root, self.audio_folders)
+        return Beside(folder, self.root, self.language, self.merge_s, self.tiers, places)
 
 
 class Recordings(Protocol):
@@ -99,9 +104,11 @@ class Recordings(Protocol):
 class Listed:
     """The recordings of a metadata file; a size is a number of utterances."""
 
-    def __init__(self, path: Path, language: str | None, columns: Mapping[str, str]):
+    def __init__(self, path: Path, language: str | None, columns: Mapping[str, str], audio_folders: Sequence[str]):
         self.path = path
-        self.manifest = ManifestCorpus(str(path), str(path), language=language, columns=columns)
+        self.manifest = ManifestCorpus(
+            str(path), str(path), language=language, columns=columns, audio_folders=audio_folders
+        )
 
     def sizes(self) -> Mapping[str, float]:
         return Counter(str(row["audio"]["path"]) for row in self._read())
@@ -120,8 +127,9 @@ class Listed:
 class Beside:
     """Recordings with text beside them; a size is a number of bytes."""
 
-    def __init__(self, folder: Path, root: Path, language: str, merge_s: float, tiers: Sequence[str]):
+    def __init__(self, folder: Path, root: Path, language: str, merge_s: float, tiers: Sequence[str], places: Places):
         self.root, self.language, self.merge_s, self.tiers = root, language, merge_s, tiers
+        self.places = places
         self.found = find_recordings(folder)
 
     def sizes(self) -> Mapping[str, float]:
@@ -134,7 +142,9 @@ class Beside:
 
     def _cut(self, audio: Path, text: Path) -> Iterator[dict[str, Any]]:
         id = str(audio.relative_to(self.root))
-        row = {"id": id, "audio": {"path": str(audio), "bytes": None}, "language": self.language}
+        self.places.check(text, f"data.root={self.root}")
+        path = self.places.check(audio, f"data.root={self.root}")
+        row = {"id": id, "audio": {"path": path, "bytes": None}, "language": self.language}
         kind = text.suffix.lower()
         if kind in (".txt", ".lab"):
             yield {**row, "text": " ".join(read_text(text).split()), "place": str(text)}

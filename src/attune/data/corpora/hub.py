@@ -1,7 +1,7 @@
 """Any dataset that Hugging Face's `datasets` opens without running code of its author: from the hub or from a disk.
 
 Streamed or not, a split is read once, row by row, into one Arrow file in the cache, as it is: nothing is decoded, and
-of a split of any size a hundred rows stand in memory. From there a run draws, sorts by length, audits and resumes as
+of a split of any size a few megabytes stand in memory. From there a run draws, sorts by length, audits and resumes as
 with every other corpus, so that the two give the same rows, the same batches and the same result. What `streaming`
 changes is what comes before: without it the whole dataset is downloaded and kept by `datasets`; with it no file of the
 source is kept, and reading stops after `limits`. A shuffle in a window over an endless stream, the other way to do it,
@@ -22,17 +22,22 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Audio, Dataset, DatasetBuilder, IterableDataset, load_dataset_builder, load_from_disk
+from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetsError
+from huggingface_hub.constants import HF_HUB_CACHE
 
+from attune.audio.waveform import AudioError, measure_seconds
 from attune.data.corpora.manifest import NUMBERS, OPTIONAL_COLUMNS, read_seconds
+from attune.data.corpora.places import Places
 from attune.data.corpora.schema import RowStream, complete_row, keep_dataset, language_code
 from attune.errors import InputError
 
-FORMAT = 1  # raise it when rows are written otherwise: it is part of the cache's key
+FORMAT = 2  # raise it when rows are written otherwise: it is part of the cache's key
 SAVED = "dataset_dict.json"  # what save_to_disk leaves
 SAMPLE = 1000  # rows of a streamed training split that the audit hears
 READ_AT_ONCE = 16
 Rows = Dataset | IterableDataset
+TOGETHER = 32  # rows that are read at a time
 
 
 class HubCorpus:
@@ -50,6 +55,8 @@ class HubCorpus:
         streaming: do not download the source; "shards": nor keep the training split; see above.
         limits: split -> at most so many rows, the first; of a training split that is not kept, those of the sample.
         cache_dir: where the rows are kept; default ATTUNE_CACHE or ~/.cache/attune.
+        audio_folders: from which a row may name audio, beside a folder that is the dataset and the places where
+            `datasets` keeps what it downloads.
     """
 
     def __init__(
@@ -66,6 +73,7 @@ class HubCorpus:
         streaming: bool | str = False,
         limits: Mapping[str, int | None] | None = None,
         cache_dir: str | None = None,
+        audio_folders: Sequence[str] = (),
     ):
         self.path = path
         self.language = language_code(language) if language else None
@@ -81,6 +89,8 @@ class HubCorpus:
         if streaming == "shards":
             self.limits["train"] = self.limits.get("train") or SAMPLE
         self.cache_dir = Path(cache_dir or os.environ.get("ATTUNE_CACHE") or Path.home() / ".cache" / "attune")
+        own = path if Path(path).is_dir() else str(HF_DATASETS_CACHE)
+        self.places = Places(own, [str(HF_DATASETS_CACHE), HF_HUB_CACHE, *audio_folders])
         unknown = set(self.columns) - {"audio", "text", *OPTIONAL_COLUMNS[:-1]}
         if unknown:
             raise InputError(
@@ -142,7 +152,7 @@ class HubCorpus:
 
     def _keep(self, split: str, open_split: Callable[[str], Rows], identity: Sequence[Any]) -> Dataset:
         theirs, limit = self.names[split], self.limits.get(split)
-        parts = [FORMAT, split, theirs, limit, self.columns, self.language, self.path, *identity]
+        parts = [FORMAT, split, theirs, limit, self.columns, self.language, self.path, *self.places.allowed, *identity]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
         dataset = keep_dataset(lambda: self._read(split, open_split), self.cache_dir / "hub" / key)
         if len(dataset) == 0:
@@ -156,7 +166,8 @@ class HubCorpus:
         except (KeyError, ValueError) as error:
             raise InputError(f"data.{split}={theirs}: {self.path} has no such split: {error}") from None
         source = self._select(source)
-        for number, raw in enumerate(islice(source, self.limits.get(split))):
+        limit = self.limits.get(split)
+        for number, raw in enumerate(islice(_iterate(source, limit), limit)):
             yield self._row(raw, f"{split}-{number:06d}", f"{self.path}, {theirs}, row {number}")
 
     def _select(self, source: Rows) -> Rows:
@@ -189,6 +200,8 @@ class HubCorpus:
         for ours, theirs in self.columns.items():
             if ours in OPTIONAL_COLUMNS and raw[theirs] not in (None, ""):
                 row[ours] = read_seconds(raw[theirs], ours, place) if ours in NUMBERS else str(raw[theirs])
+        if row["audio"]["bytes"] is not None and "duration_s" not in row:
+            row["duration_s"] = _ask(row)
         if row["language"] is None:
             raise InputError(f"{place} has no language in its column {self.columns['language']!r}. Give data.language.")
         row["language"] = language_code(row["language"])
@@ -201,7 +214,22 @@ class HubCorpus:
             return {"path": None, "bytes": contained or b""}
         if "://" in path:
             raise InputError(f"{place}: its audio lies at {path}, beside the dataset. Give data.streaming=false.")
-        return {"path": path, "bytes": None}
+        return {"path": self.places.check(path, place), "bytes": None}
+
+
+def _iterate(source: Rows, limit: int | None) -> Iterator[dict[str, Any]]:
+    """Row by row, read a few at a time: one by one a hundred thousand would take twice as long."""
+    for columns in source.iter(min(TOGETHER, limit or TOGETHER)):
+        names, cells = list(columns), zip(*columns.values(), strict=True)  # type: ignore[attr-defined]
+        yield from (dict(zip(names, row, strict=True)) for row in cells)
+
+
+def _ask(row: Mapping[str, Any]) -> float | None:
+    """What the header says, while the bytes are at hand: later it would bring them all into memory again."""
+    try:
+        return measure_seconds(row["audio"]["bytes"], row.get("start_s"), row.get("end_s"))
+    except AudioError:
+        return None
 
 
 def identify(builder: DatasetBuilder) -> list[Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from attune.data.corpora.places import Places
 from attune.data.corpora.schema import build_dataset, language_code
 from attune.errors import InputError
 
@@ -21,6 +22,7 @@ class LibriSpeechCorpus:
         train, validation, test: the sets that make each split.
         language: Whisper's code or name.
         lowercase: the transcripts are in capitals; a Whisper that learns to write so has forgotten how it wrote.
+        audio_folders: where recordings may lie that are links, beside the root.
     """
 
     def __init__(
@@ -31,12 +33,14 @@ class LibriSpeechCorpus:
         test: Sequence[str] = ("test-clean",),
         language: str = "en",
         lowercase: bool = True,
+        audio_folders: Sequence[str] = (),
     ):
         nested = Path(root) / NESTED
         self.root = nested if nested.is_dir() else Path(root)
         self.sets = {"train": list(train), "validation": list(validation), "test": list(test)}
         self.language = language_code(language)
         self.lowercase = lowercase
+        self.places = Places(self.root, audio_folders)
 
     def splits(self) -> dict[str, Dataset]:
         for split, names in self.sets.items():
@@ -64,7 +68,7 @@ class LibriSpeechCorpus:
         id, _, transcript = text.strip().partition(" ")
         return {
             "id": id,
-            "audio": {"path": str(path.parent / f"{id}.flac"), "bytes": None},
+            "audio": {"path": self.places.check(path.parent / f"{id}.flac", f"{path}, line {line}"), "bytes": None},
             "text": transcript.lower() if self.lowercase else transcript,
             "language": self.language,
             "speaker": path.parents[1].name,

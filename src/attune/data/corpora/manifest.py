@@ -5,7 +5,8 @@ import binascii
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any, TextIO
 
 from datasets import Dataset
 
+from attune.data.corpora.places import Places
 from attune.data.corpora.schema import FEATURES, build_dataset, language_code
 from attune.errors import InputError
 
-OPTIONAL_COLUMNS = ("id", "language", "task", "speaker", "duration_s", "start_s", "end_s", "prompt", "split")
+OPTIONAL_COLUMNS = ("id", "language", "task", "speaker", "accent", "duration_s", "start_s", "end_s", "prompt", "split")
 NUMBERS = ("duration_s", "start_s", "end_s")
 SUFFIXES = (".jsonl", ".csv", ".tsv")
 CALLED = {"replay": "train", "retention_validation": "validation"}  # in a manifest's own column `split`
@@ -32,10 +34,11 @@ class ManifestCorpus:
         columns: our name -> the file's name for it, where they differ: {"text": "sentence", "audio": "path"}.
         replay_from: manifest of training material of what the model could do before.
         retention_validation: NAME -> manifest that stands to `retention/NAME` as validation to test.
+        audio_folders: from which a manifest may name audio, beside its own folder.
 
     A row needs `audio` (a path; in JSONL also {"bytes": base64}) and `text`. Optional: id, language, task, speaker,
-    duration_s, start_s, end_s, prompt, and split, of which only rows that name the wanted split are kept (`train` for
-    replay, `validation` for retention_validation).
+    accent, duration_s, start_s, end_s, prompt, and split, of which only rows that name the wanted split are kept
+    (`train` for replay, `validation` for retention_validation).
     """
 
     features = FEATURES
@@ -50,6 +53,7 @@ class ManifestCorpus:
         columns: Mapping[str, str] | None = None,
         replay_from: str | None = None,
         retention_validation: Mapping[str, str] | None = None,
+        audio_folders: Sequence[str] = (),
     ):
         files = {"train": train, "validation": validation, "test": test or validation}
         files |= {f"retention/{name}": path for name, path in (retention or {}).items()}
@@ -58,6 +62,8 @@ class ManifestCorpus:
         extra |= {f"retention_validation/{name}": path for name, path in (retention_validation or {}).items()}
         self.extra_files = {split: Path(path) for split, path in extra.items()}
         self.language = language
+        self.audio_folders = list(audio_folders)
+        self._places: dict[Path, Places] = {}
         self.columns = {ours: theirs for ours, theirs in (columns or {}).items() if theirs}
 
     def splits(self) -> dict[str, Dataset]:
@@ -80,13 +86,14 @@ class ManifestCorpus:
         """One row of a file -> one of the schema.
 
         Raises:
-            InputError: a column or the audio file is missing, or a number is none; with the row's place.
+            InputError: a column or the audio file is missing, the file may not be named, or a number is none; with
+                the row's place.
         """
         place = f"{path}, line {line}"
         audio = self._required(raw, "audio", place)
         row = {
             "id": f"{path.stem}-{line}",
-            "audio": _resolve_audio(audio, path.parent, place),
+            "audio": self._resolve_audio(audio, path.parent, place),
             "text": str(self._required(raw, "text", place, blank=True)),
             "language": self.language,
             "place": place,
@@ -107,6 +114,19 @@ class ManifestCorpus:
     def _takes(self, split: str, raw: Mapping[str, Any]) -> bool:
         """Whether a row of a file is one of the split's."""
         return _is_of(split, raw, self.columns)
+
+    def _resolve_audio(self, audio: Any, folder: Path, place: str) -> dict[str, Any]:
+        if isinstance(audio, dict) and isinstance(audio.get("bytes"), str):
+            try:
+                return {"path": None, "bytes": base64.b64decode(audio["bytes"], validate=True)}
+            except binascii.Error as error:
+                raise InputError(f"{place}: audio.bytes is not base64: {error}.") from None
+        if folder not in self._places:
+            self._places[folder] = Places(folder, self.audio_folders)
+        path = self._places[folder].check(folder / str(audio), place)
+        if not os.path.isfile(path):
+            raise InputError(f"{place}: there is no audio file {path}.")
+        return {"path": path, "bytes": None}
 
     def _required(self, raw: Mapping[str, Any], name: str, place: str, blank: bool = False) -> Any:
         column = self.columns.get(name, name)
@@ -176,18 +196,6 @@ def _is_of(split: str, raw: Mapping[str, Any], columns: Mapping[str, str]) -> bo
     named = raw.get(columns.get("split", "split"))
     room = split.split("/")[0]
     return not named or room == "retention" or named in (split, CALLED.get(room, split))
-
-
-def _resolve_audio(audio: Any, folder: Path, place: str) -> dict[str, Any]:
-    if isinstance(audio, dict) and isinstance(audio.get("bytes"), str):
-        try:
-            return {"path": None, "bytes": base64.b64decode(audio["bytes"], validate=True)}
-        except binascii.Error as error:
-            raise InputError(f"{place}: audio.bytes is not base64: {error}.") from None
-    path = folder / str(audio)
-    if not path.is_file():
-        raise InputError(f"{place}: there is no audio file {path}.")
-    return {"path": str(path), "bytes": None}
 
 
 def read_seconds(value: Any, name: str, place: str) -> float:

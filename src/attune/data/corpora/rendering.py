@@ -14,7 +14,8 @@ import torch
 from datasets import Dataset
 from datasets.arrow_writer import ArrowWriter
 from jaxtyping import Float
-from rich.progress import track
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
 from attune.audio.speech import Voice, speak
@@ -22,7 +23,7 @@ from attune.audio.waveform import SAMPLE_RATE_HZ, WINDOW_S, encode_wav
 from attune.data.corpora.environments import place
 from attune.data.corpora.schema import FEATURES, OPTIONAL
 
-RENDERING = 2  # raise it when the rendering changes: it is part of the cache's key
+RENDERING = 3  # raise it when the rendering changes: it is part of the cache's key
 CHUNK = 16  # utterances a worker renders before it hands them over
 
 
@@ -72,8 +73,10 @@ def render(renderings: Mapping[Path, Rendering]) -> None:
         return
     chunks = {folder: _cut(each.utterances) for folder, each in renderings.items()}
     count = sum(map(len, chunks.values()))
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-        spoken = iter(track(pool.map(_speak_chunk, chain(*chunks.values())), "rendering speech", count, transient=True))
+    # Not in Jupyter: there rich's stand-in for stderr and the bars of `datasets` print each other without end.
+    bar = Progress(transient=True, disable=not Console().is_terminal)
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool, bar:
+        spoken = iter(bar.track(pool.map(_speak_chunk, chain(*chunks.values())), count, description="rendering speech"))
         for folder, each in renderings.items():
             rows = chain.from_iterable(islice(spoken, len(chunks[folder])))
             _write(({**OPTIONAL, "segments": [], "language": each.language, **row} for row in rows), folder)
@@ -123,6 +126,7 @@ def _speak_row(utterance: Utterance) -> dict[str, Any]:
         "audio": {"path": None, "bytes": encode_wav(waveform)},
         "text": " ".join(part["text"] for part in segments),
         "speaker": utterance.voice.name,
+        "accent": utterance.voice.accent if utterance.parts else None,
         "duration_s": waveform.shape[0] / SAMPLE_RATE_HZ,
         "prompt": utterance.prompt,
         "segments": segments if utterance.timestamps else [],

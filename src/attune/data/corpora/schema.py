@@ -8,10 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, Protocol, runtime_checkable
 
+import pyarrow
 from datasets import Dataset, DatasetInfo, Features, List, Value
-from datasets.arrow_writer import ArrowWriter
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
+from attune.data.corpora.mapping import ROWS
 from attune.text.tokens import Segment
 
 FEATURES = Features(
@@ -24,6 +25,7 @@ FEATURES = Features(
         "language": Value("string"),  # Whisper's code
         "task": Value("string"),  # transcribe or translate
         "speaker": Value("string"),  # null where it is not known
+        "accent": Value("string"),  # as the corpus calls it; null where it is not known
         "duration_s": Value("float32"),  # null until the audit has decoded it
         "start_s": Value("float32"),  # the part of the file that is the utterance; null for all of it
         "end_s": Value("float32"),
@@ -38,9 +40,19 @@ WEIGHT = "weight"
 # A column that only the splits of pairs have: a transcript that is worse than `text`, the chosen one; null for no pair.
 REJECTED = "rejected"
 PAIRED = Features({**FEATURES, REJECTED: Value("string")})
-ROWS = "rows.arrow"
-ROWS_IN_MEMORY = 100  # of which each may hold the bytes of a recording
-OPTIONAL = {"task": "transcribe", "speaker": None, "duration_s": None, "start_s": None, "end_s": None, "prompt": None}
+# What is held at a time. The columns of so many rows lie together in the file: who reads texts alone touches few pages
+# of the recordings between them.
+ROWS_IN_MEMORY = 2000
+BYTES_IN_MEMORY = 8 * 2**20
+OPTIONAL = {
+    "task": "transcribe",
+    "speaker": None,
+    "accent": None,
+    "duration_s": None,
+    "start_s": None,
+    "end_s": None,
+    "prompt": None,
+}
 
 
 class Corpus(Protocol):
@@ -97,7 +109,7 @@ def build_dataset(rows: Iterable[Mapping[str, Any]], features: Features = FEATUR
     """Rows with at least id, audio, text, language and place -> a dataset of the schema, or of PAIRED.
 
     They go through a file that lives as long as this process and is mapped into memory: of a corpus of any size,
-    ROWS_IN_MEMORY rows are held at a time.
+    ROWS_IN_MEMORY rows, or as many as BYTES_IN_MEMORY of recordings, are held at a time.
     """
     folder = Path(mkdtemp(prefix="attune-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -124,11 +136,25 @@ def keep_dataset(read: Callable[[], Iterable[Mapping[str, Any]]], folder: Path) 
 
 
 def _write(rows: Iterable[Mapping[str, Any]], path: Path, features: Features = FEATURES) -> Path:
-    with ArrowWriter(features=features, path=str(path), writer_batch_size=ROWS_IN_MEMORY) as writer:
-        for row in rows:
-            writer.write(complete_row(row))
-        writer.finalize()
+    schema = features.arrow_schema
+    with pyarrow.ipc.new_stream(str(path), schema) as writer:
+        for chunk in _gather(rows):
+            writer.write_batch(pyarrow.RecordBatch.from_pylist(chunk, schema=schema))
     return path
+
+
+def _gather(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in chunks that are small enough to be held, what is optional filled in."""
+    chunk: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        chunk.append(complete_row(row))
+        size += len(row["audio"]["bytes"] or b"")
+        if len(chunk) >= ROWS_IN_MEMORY or size >= BYTES_IN_MEMORY:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _open(path: Path, features: Features = FEATURES) -> Dataset:

@@ -34,7 +34,7 @@ class Panel:
         words_per_minute, pitch: lowest and highest; each speaker has its own, each utterance a little of its own.
         noise_db: lowest and highest signal-to-noise ratio of added white noise, in dB; None for a clean recording.
         environments: noisy places of data/corpora/environments.py instead of white noise; utterances take them in turn.
-        grammar: which sentences are spoken: everyday, clinical, russian.
+        grammar: which sentences are spoken: everyday, clinical, russian, russian_phrases.
         language: Whisper's code; None is the corpus's.
 
     Raises:

@@ -7,7 +7,14 @@ from transformers import WhisperForConditionalGeneration
 
 from attune.model.finetune.base import RateFactor, freeze
 from attune.model.finetune.quantize import check_quantize, quantize_linear
-from attune.model.finetune.targets import PROJECTIONS, as_expression, check_rank, match_linear, merge_linear
+from attune.model.finetune.targets import (
+    PROJECTIONS,
+    as_expression,
+    check_rank,
+    leave_inputs,
+    match_linear,
+    merge_linear,
+)
 
 
 class Lora:
@@ -58,6 +65,8 @@ class Lora:
             use_dora=self.dora,
         )
         inject_adapter_in_model(config, network)
+        if not self.dora:  # whose lengths are computed in the precision of the input
+            leave_inputs(network)
 
     def merge(self, network: WhisperForConditionalGeneration) -> None:
         merge_linear(network)

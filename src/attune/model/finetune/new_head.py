@@ -16,7 +16,8 @@ class NewHead:
     """Text is spelt with byte-level pieces of the training texts; Whisper's special tokens and times stay.
 
     A piece that the old vocabulary has keeps its row, another starts from the mean of the old pieces that spell it. So
-    the decoder begins with what it knows, but it has to learn to write in other pieces; the encoder hears as before.
+    the decoder begins with what it knows, but it has to learn to write in other pieces. As it stands everything learns:
+    texts that are new enough to want a vocabulary of their own are of sounds that are new too.
     Fewer, longer pieces make decoding faster, and with a large Whisper the output matrix is most of a small decoder.
 
     Args:
@@ -25,7 +26,7 @@ class NewHead:
         rate_factor: times the default learning rate of the model's size.
     """
 
-    def __init__(self, merges: int = 400, train: Sequence[str] = ("model.decoder.*",), rate_factor: RateFactor = 1.0):
+    def __init__(self, merges: int = 400, train: Sequence[str] = ("*",), rate_factor: RateFactor = 1.0):
         if merges < 0:
             raise InputError(f"finetune.merges is {merges}; 0 spells everything in bytes, more in longer pieces.")
         self.merges = merges

@@ -61,6 +61,14 @@ def check_rank(key: str, rank: int) -> None:
         raise InputError(f"finetune.{key} is {rank}; a low-rank update needs a rank of at least 1.")
 
 
+def leave_inputs(network: nn.Module) -> None:
+    """Hand peft's layers their input as it is: they would widen it to fp32, for autocast to narrow it once more, and
+    each matrix would keep a copy of its own."""
+    for module in network.modules():
+        if isinstance(module, BaseTunerLayer):
+            setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010  # peft declares it in its subclasses
+
+
 @torch.no_grad()
 def merge_linear(network: nn.Module) -> None:
     """Unpack what was quantised, fold every update into its matrix, and put the plain linear layer back."""

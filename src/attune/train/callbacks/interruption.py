@@ -83,11 +83,13 @@ class Interruption(Callback):
         return self.heard is not None
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._stop(trainer, False)  # Lightning would leave the validation in its middle, each process at another place
+        # Lightning would leave the validation behind its next batch: the WER of a part, and each process elsewhere.
+        self._stop(trainer, False)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # A signal that came meanwhile is agreed upon at the end of the next step.
-        self._stop(trainer, self.stops)
+        if self.is_training:
+            self.stops = self._agree(trainer)
+            self._stop(trainer, self.stops)
 
     def _stop(self, trainer: L.Trainer, stops: bool) -> None:
         """Lightning looks at it after this step's validation, logging and checkpoint: nothing of them is lost."""

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from attune.errors import InputError
@@ -15,21 +16,29 @@ def add_evaluate(commands: Any) -> None:
         "evaluate",
         help=summary,
         description=f"{summary.capitalize()}: run.json, predictions/ and report.html, in a run folder of its own; "
-        "attune report sets several beside each other. It is python train.py with finetune=none. Run it in the folder "
-        "of train.py.",
+        "attune report sets several beside each other. It is python train.py with finetune=none; a folder for "
+        "CTranslate2, whisper.cpp or onnxruntime is heard by that program. Run it in the folder of train.py.",
     )
-    parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run folder, a model folder, a hub name, or 'nano'")
+    known = "a run folder, a model folder of any format, a hub name, or 'nano'"
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help=known)
     parser.add_argument("words", metavar="WORD", nargs="*", help="as for train.py: data=noise context=full folder=OUT")
     parser.set_defaults(run=run_evaluate)
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    """Hand the words on to train.py: it is the one place that scores."""
+    """Hand the words on to train.py, which scores all that it can load."""
     import subprocess
 
     from attune.use.config import find_configs
+    from attune.use.formats.known import find_format
 
     words = list_evaluation_words(arguments.model, arguments.words)
+    folder = Path(arguments.model)
+    if format := find_format(folder):
+        from attune.use.evaluate import evaluate
+
+        evaluate(folder, format, ["context=full", *words])
+        return 0
     return subprocess.run([sys.executable, str(find_configs().parent / "train.py"), *words], check=False).returncode
 
 

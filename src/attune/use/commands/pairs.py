@@ -36,6 +36,7 @@ def run_pairs(arguments: argparse.Namespace) -> int:
     """Write the pairs, and say how many there are."""
     from transformers.utils import logging
 
+    from attune.data.corpora.places import find_audio_folders
     from attune.use.pairs import Wanted, choose_config, make_pairs
     from attune.use.transcribe import load_listening
 
@@ -45,4 +46,6 @@ def run_pairs(arguments: argparse.Namespace) -> int:
     config = choose_config(arguments.model, arguments.data)
     counts = make_pairs(load_listening(arguments.model, arguments.device), config, arguments.out, wanted)
     print(f"{counts['train']} pairs to learn from, {counts['validation']} to validate on -> {arguments.out}")
+    if folders := find_audio_folders(arguments.out.glob("*.jsonl")):
+        print(f"Their audio lies elsewhere: train with data.audio_folders=[{','.join(folders)}]")
     return 0

@@ -2,19 +2,23 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attune.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from attune.use.transcript import Transcript
 
 SUFFIXES = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 MADE_OF_TIMES = {"srt", "vtt"}
 WITH_TIMES = {"json", *MADE_OF_TIMES}
+STANDARD_INPUT = "-"
+BATCH, LONGEST_S = 8, 30.0
 Outputs = dict[str, dict[str, Path | None]]  # of each audio file: format -> where it is written, None for stdout
 
 
@@ -24,11 +28,12 @@ def add_transcribe(commands: Any) -> None:
     parser = commands.add_parser(
         "transcribe",
         help=summary,
-        description=f"{summary.capitalize()}. Files are wav, flac, ogg, opus, mp3, aiff or au, at any sampling rate.",
+        description=f"{summary.capitalize()}. Files are wav, flac, ogg, opus, mp3, aiff, au and others of libsndfile, "
+        "at any sampling rate; m4a, films and others where ffmpeg is installed.",
         epilog="Exit code: 0, 1 where a file could not be read or written (the others are done), 2 for bad input.",
     )
     parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run folder, a model folder, a hub name, or 'nano'")
-    parser.add_argument("files", metavar="FILE", nargs="+", help="an audio file")
+    parser.add_argument("files", metavar="FILE", nargs="+", help="an audio file; - is standard input")
     parser.add_argument("--language", help="a code or an English name: en, Swahili (default: detected in each file)")
     parser.add_argument(
         "--task", choices=["transcribe", "translate"], default="transcribe", help="translate: to English"
@@ -45,7 +50,7 @@ def add_transcribe(commands: Any) -> None:
         type=Path,
         metavar="DIR",
         help="write every format here (default: text to stdout, with several files behind the file's name and a tab; "
-        "the others beside the audio file, talk.mp3 -> talk.srt)",
+        "the others beside the audio file, talk.mp3 -> talk.srt; of standard input, one format to stdout)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
     parser.add_argument(
@@ -53,6 +58,25 @@ def add_transcribe(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="let the decoder write times (default: for json, srt and vtt, and for audio above 30 s, which it then "
         "follows from time to time; without them long audio is cut at quiet moments)",
+    )
+    parser.add_argument(
+        "--words",
+        action="store_true",
+        help="when each word is said: a list in json, marks in vtt, a cue a word in srt, a line a word in text",
+    )
+    parser.add_argument(
+        "--pauses",
+        action="store_true",
+        help="cut at pauses and hear many stretches at once, of all files, each as a run scores an utterance; times "
+        "then come from the sound and not from the decoder (default: one window after another)",
+    )
+    parser.add_argument("--batch", type=int, metavar="N", help=f"with --pauses: stretches at once (default: {BATCH})")
+    parser.add_argument(
+        "--longest",
+        type=float,
+        metavar="SECONDS",
+        default=LONGEST_S,
+        help="of sound that is heard at once, 2 to 30 (default: 30); less for a model that knows short utterances only",
     )
     parser.add_argument(
         "--vocabulary",
@@ -77,31 +101,60 @@ def run_transcribe(arguments: argparse.Namespace) -> int:
     """Transcribe each file; a file that fails is named on stderr and the others go on."""
     formats = list(dict.fromkeys(arguments.format or ["text"]))
     timestamps = choose_timestamps(formats, arguments.timestamps)
-    outputs = plan_outputs(arguments.files, formats, arguments.output_dir, arguments.overwrite)
+    check_wishes(arguments)
+    files = list(dict.fromkeys(arguments.files))
+    outputs = plan_outputs(files, formats, arguments.output_dir, arguments.overwrite)
 
     from transformers.utils import logging
 
     from attune.audio.waveform import AudioError
-    from attune.use.transcribe import check_language, load_listening, read_list, transcribe
 
     logging.disable_progress_bar()
+    failed, line = 0, ProgressLine()
+    for file, heard in hear_files(arguments, files, timestamps, line):
+        line.clear()
+        try:
+            if isinstance(heard, Exception):
+                raise heard
+            write_outputs(heard, outputs[file], len(files) > 1, arguments.overwrite)
+        except (AudioError, OSError) as error:
+            failed += 1
+            print(f"attune: {name_file(file)}: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def hear_files(
+    arguments: argparse.Namespace, files: Sequence[str], timestamps: bool | None, line: "ProgressLine"
+) -> Iterator[tuple[str, "Transcript | Exception"]]:
+    """Each file, in order, and its transcript, or why there is none."""
+    from transformers.utils import logging
+
+    from attune.audio.waveform import AudioError
+    from attune.use.transcribe import check_language, load_listening, read_list, transcribe, transcribe_by_pauses
+
     whisper = load_listening(arguments.model, arguments.device)
     language = check_language(whisper.tokens, arguments.language, arguments.task)
     terms = arguments.vocabulary, arguments.vocabulary_bias, arguments.vocabulary_prompt
     bias, prompt = read_list(whisper, *terms) if arguments.vocabulary else (None, None)
     logging.set_verbosity_error()  # after loading: its `generate` warns of a call inside itself, between our lines
-    failed = 0
-    for file in arguments.files:
+    asked = {"language": language, "task": arguments.task, "bias": bias, "prompt": prompt, "words": arguments.words}
+    asked["longest_s"] = arguments.longest
+    if arguments.pauses:
+        yield from transcribe_by_pauses(
+            whisper,
+            files,
+            timestamps=bool(timestamps),
+            on_progress=lambda recording: line.update(recording.file, recording.heard_s, recording.duration_s),
+            batch=arguments.batch or BATCH,
+            **asked,
+        )
+        return
+    for file in files:
+        show = partial(line.update, file)
         try:
-            with show_progress(file) as on_progress:
-                transcript = transcribe(
-                    whisper, file, language, arguments.task, timestamps, None, bias, prompt, on_progress
-                )
-            write_outputs(transcript, outputs[file], len(arguments.files) > 1, arguments.overwrite)
+            yield file, transcribe(whisper, file, timestamps=timestamps, on_progress=show, **asked)
         except (AudioError, OSError) as error:
-            failed += 1
-            print(f"attune: {file}: {error}", file=sys.stderr)
-    return 1 if failed else 0
+            yield file, error
 
 
 def _formats(names: str) -> list[str]:
@@ -123,16 +176,37 @@ def choose_timestamps(formats: Sequence[str], asked: bool | None) -> bool | None
     return True if asked is None and WITH_TIMES.intersection(formats) else asked
 
 
+def check_wishes(arguments: argparse.Namespace) -> None:
+    """Refuse, before a model is loaded, what cannot be had together.
+
+    Raises:
+        InputError: with the option.
+    """
+    if arguments.words and arguments.task == "translate":
+        raise InputError(
+            "--words with --task=translate: the words of a translation are said at no time. Leave one out."
+        )
+    if arguments.batch is not None and not arguments.pauses:
+        raise InputError("--batch is for --pauses: add it, or leave --batch out.")
+    if arguments.batch is not None and arguments.batch < 1:
+        raise InputError(f"--batch={arguments.batch}: accepted are 1 and more.")
+    if not 2 <= arguments.longest <= LONGEST_S:
+        raise InputError(f"--longest={arguments.longest:g}: accepted are 2 to {LONGEST_S:g} s, Whisper's window.")
+
+
 def plan_outputs(files: Sequence[str], formats: Sequence[str], folder: Path | None, overwrite: bool) -> Outputs:
     """Where everything will be written, refused before a model is loaded.
 
     Raises:
-        InputError: a file exists and `overwrite` is False, or two results would have one name.
+        InputError: a file exists and `overwrite` is False, or two results would have one name; or standard input in
+            several formats, of which only one has room on stdout.
     """
+    if STANDARD_INPUT in files and folder is None and len(formats) > 1:
+        raise InputError(f"- with --format {','.join(formats)}: stdout takes one of them. Give --output-dir=DIR.")
     outputs: Outputs = {}
     writers: dict[Path, str] = {}
-    for file in dict.fromkeys(files):
-        outputs[file] = {name: _place(Path(file), name, folder) for name in formats}
+    for file in files:
+        outputs[file] = {name: _place(file, name, folder) for name in formats}
         for path in (path for path in outputs[file].values() if path is not None):
             other = writers.setdefault(path.resolve(), file)
             if other != file:
@@ -144,10 +218,15 @@ def plan_outputs(files: Sequence[str], formats: Sequence[str], folder: Path | No
     return outputs
 
 
-def _place(file: Path, name: str, folder: Path | None) -> Path | None:
-    if folder is None and name == "text":
+def _place(file: str, name: str, folder: Path | None) -> Path | None:
+    if folder is None and (name == "text" or file == STANDARD_INPUT):
         return None
-    return (folder or file.parent) / f"{file.stem}{SUFFIXES[name]}"
+    path = Path("stdin" if file == STANDARD_INPUT else file)
+    return (folder or path.parent) / f"{path.stem}{SUFFIXES[name]}"
+
+
+def name_file(file: str) -> str:
+    return "standard input" if file == STANDARD_INPUT else file
 
 
 def write_outputs(transcript: "Transcript", paths: dict[str, Path | None], named: bool, overwrite: bool) -> None:
@@ -157,26 +236,48 @@ def write_outputs(transcript: "Transcript", paths: dict[str, Path | None], named
     for name, path in paths.items():
         content = FORMATS[name](transcript)
         if path is None:
-            print(f"{transcript.file}\t{content}" if named else content, end="", flush=True)
+            prefix = f"{transcript.file}\t" if named and name == "text" else ""
+            lines = content.removesuffix("\n").split("\n") if prefix else [content.removesuffix("\n")]
+            print("\n".join(prefix + line for line in lines), flush=True)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w" if overwrite else "x", encoding="utf-8") as stream:
             stream.write(content)
 
 
-@contextmanager
-def show_progress(file: str) -> Iterator[Callable[[float, float], None]]:
-    """A line on stderr while a file is heard, if stderr is a terminal; it leaves nothing behind."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+class ProgressLine:
+    """A line on stderr while files are heard, if stderr is a terminal; it leaves nothing behind."""
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[heard]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(Path(file).name, total=None, heard="")
+    def __init__(self) -> None:
+        self.shown: Progress | None = None
+        self.file = ""
 
-        def update(heard_s: float, duration_s: float) -> None:
-            heard = f"{heard_s / 60:.1f} of {duration_s / 60:.1f} min"
-            progress.update(task, completed=heard_s, total=duration_s, heard=heard)
+    def update(self, file: str, heard_s: float, duration_s: float | None) -> None:
+        """Say how far a file is heard; a duration that is not known is left out."""
+        if file != self.file:
+            self.clear()
+            self.file = file
+        if self.shown is None:
+            self.shown = self._begin()
+        total = "" if duration_s is None else f" of {duration_s / 60:.1f}"
+        heard = f"{heard_s / 60:.1f}{total} min"
+        self.shown.update(self.shown.task_ids[0], completed=heard_s, total=duration_s, heard=heard)
 
-        yield update
+    def _begin(self) -> "Progress":
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[heard]}"))
+        progress = Progress(
+            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+        )
+        progress.add_task(Path(name_file(self.file)).name, total=None, heard="")
+        progress.start()
+        return progress
+
+    def clear(self) -> None:
+        """Take the line away, so that something else may be written."""
+        if self.shown is not None:
+            self.shown.stop()
+            self.shown = None

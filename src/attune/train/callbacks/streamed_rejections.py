@@ -10,7 +10,7 @@ from attune.data.module import SpeechDataModule
 from attune.data.processes import gather
 
 
-class LateRejections(Callback):
+class StreamedRejections(Callback):
     """Writes those of all processes, behind those of the audit, after each validation and at the end.
 
     A run that goes on begins anew with them: what it met before it stopped is not met again in that pass.

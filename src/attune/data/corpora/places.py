@@ -1,0 +1,61 @@
+"""Which files a corpus may name: those below its own folder, and below others that its user allows.
+
+A corpus comes from somebody else, and what it names is decoded, shown in pages and sent to W&B. A path of `../../`, an
+absolute one or a link must not make it any recording of this machine.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from attune.errors import InputError
+
+
+class Places:
+    """The folders from which a corpus may name files.
+
+    Args:
+        root: its own.
+        more: data.audio_folders; "/" allows every file.
+    """
+
+    def __init__(self, root: str | Path, more: Sequence[str] = ()):
+        self.root = str(root)
+        self.allowed = [os.path.join(os.path.realpath(folder), "") for folder in (root, *more)]
+        self._real: dict[str, str] = {}  # a corpus has few folders, and many files in each
+
+    def check(self, path: str | Path, place: str) -> str:
+        """The path, if it may be read; links are followed.
+
+        Raises:
+            InputError: it lies elsewhere; with the row's place.
+        """
+        real = self._find_real(str(path))
+        if not real.startswith(tuple(self.allowed)):
+            raise InputError(
+                f"{place}: {path} lies {'at ' + real + ', ' if real != os.path.abspath(path) else ''}outside "
+                f"{self.root}. A corpus may name files below its own folder, and below those of data.audio_folders: "
+                f"data.audio_folders=[{os.path.dirname(real)}], or [/] for every file."
+            )
+        return str(path)
+
+    def _find_real(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        real = os.path.join(self._real[folder], name)
+        return os.path.realpath(path) if name in ("", ".", "..") or os.path.islink(real) else real
+
+
+def find_audio_folders(manifests: Iterable[Path]) -> list[str]:
+    """What data.audio_folders must hold for JSONL manifests that were written here; [] where they name nothing outside
+    their own folder."""
+    folders = set()
+    for path in manifests:
+        for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
+            audio = json.loads(line).get("audio") if line.strip() else None
+            if isinstance(audio, str) and os.path.isabs(audio):
+                folders.add(os.path.dirname(audio))
+    common = os.path.commonpath(folders) if folders else ""
+    return [common] if common.strip(os.sep) else sorted(folders)
