@@ -141,6 +141,24 @@ def test_lightning_begins_the_processes_of_one_machine(heard: list[str], alone: 
     check_equal(folder, alone, 1e-5)
 
 
+def test_what_is_wrong_with_the_data_is_said_once(heard: list[str], tmp_path: Path) -> None:
+    words = [*heard, "trainer=ddp", "trainer.devices=2", "data.allow_leakage=false"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.count("recordings are learnt and also scored") == 1 and "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_of_several_processes_is_refused(heard: list[str], tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *heard, "trainer=ddp", "trainer.devices=2", "seed=1,2"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "-m runs one after the other in one process, and trainer.strategy=ddp gives each several" in done.stderr
+
+
 def signal_at_step(number: int, micro_batch: int, name: str = "training_step") -> Callable[[], None]:
     """A signal to this process in the middle of its n-th call of a method of the module."""
 
@@ -157,7 +175,7 @@ def signal_at_step(number: int, micro_batch: int, name: str = "training_step") -
     return prepare
 
 
-DROPOUT = ["finetune=lora", "finetune.dropout=0.3", HALF]
+DROPOUT = ["finetune=lora", "finetune.dropout=0.3", HALF, "ema=0.9", "keep=top2"]
 
 
 @pytest.fixture(scope="module")

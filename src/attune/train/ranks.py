@@ -13,7 +13,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.utilities import rank_zero_only
 
-from attune.errors import InputError
+from attune.errors import InputError, ToldError
 
 Made = TypeVar("Made")
 
@@ -56,7 +56,7 @@ class Ranks:
         """What the first process makes, in all of them, however long it takes; where it fails, all do.
 
         Raises:
-            InputError: the first process's.
+            ToldError: the first process's fault, in the others.
         """
         if self.world == 1:
             return make()
@@ -66,12 +66,11 @@ class Ranks:
             if self.first:
                 try:
                     made = make()
-                except Exception as fault:
-                    error = fault
-        told = error if error is None or isinstance(error, InputError) else InputError(f"process 0 failed: {error}")
-        made, told = self.fabric.broadcast((made, told))
-        if error or told:
-            raise error or told  # type: ignore[misc]  # one of them is none
+                except Exception as met:
+                    error = met
+        made, fault = self.fabric.broadcast((made, error and f"process 0: {error}"))
+        if fault is not None:
+            raise error or ToldError(fault)
         return made  # type: ignore[return-value]
 
     @contextmanager

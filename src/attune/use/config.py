@@ -26,7 +26,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
-from attune.errors import InputError
+from attune.errors import InputError, ToldError
 from attune.train.files import write_atomically
 
 
@@ -226,6 +226,8 @@ def speak_plainly(main: Callable[[], None]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints the error itself, and exits
     try:
         main()
+    except ToldError:
+        sys.exit(2)
     except (InputError, HydraException, OmegaConfBaseException) as error:
         print(f"attune: {describe_fault(error)}", file=sys.stderr)
         sys.exit(2)
