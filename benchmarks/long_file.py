@@ -83,13 +83,14 @@ def run(model: str, file: str, way: str, longest_s: float) -> None:
 
     whisper = load_listening(model, "auto")
     asked: dict[str, Any] = {**WAYS[way], "longest_s": longest_s}
-    before, started = read_memory_mb("RssAnon"), time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     if asked.pop("pauses", False):
         (_, heard), *_ = transcribe_by_pauses(whisper, [file], "en", **asked)
     else:
         heard = transcribe(whisper, file, "en", **asked)
     assert isinstance(heard, Transcript), heard
-    took = {"seconds": time.perf_counter() - started, "before_mb": before, "peak_mb": read_memory_mb("VmHWM")}
+    took = {"seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu}
+    took["peak_mb"] = read_memory_mb("VmHWM")
     timed = heard.words or heard.segments
     times_s = [time_s for part in timed for time_s in (part.start_s, part.end_s)]
     ordered = times_s == sorted(times_s) and times_s[0] >= 0 and times_s[-1] <= heard.duration_s
@@ -137,8 +138,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
         yield (
             f"{way:18} {len(heard.split()):6} words ({100 * (len(heard.split()) / words - 1):+.2f} % of alone)  "
             f"WER {100 * wrong / len(reference.split()):.1f}  times {'in order' if took['ordered'] else 'OUT OF ORDER'}"
-            f"  {took['peak_mb']:.0f} MB at most  {took['seconds']:.0f} s, "
-            f"real-time factor {took['seconds'] / took['duration_s']:.3f}"
+            f"  {took['peak_mb']:.0f} MB at most  {took['seconds']:.0f} s ({took['cpu_s']:.0f} of "
+            f"CPU), real-time factor {took['seconds'] / took['duration_s']:.3f}"
         )
 
 

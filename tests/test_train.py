@@ -1,5 +1,6 @@
 """train.py as a user meets it: a whole small run, and what it says to bad input."""
 
+import csv
 import json
 import re
 import subprocess
@@ -368,3 +369,22 @@ def test_a_head_that_writes_cannot_be_shown_examples(manifest: Path, tmp_path: P
     with pytest.raises(InputError, match="data.in_context=1 .* a CTC head writes"):
         run_small(tmp_path / "run", *manifest_words(manifest), *words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_late_rejection_stands_in_the_files_of_the_run(manifest: Path, tmp_path: Path) -> None:
+    rows = []
+    for index in range(12):
+        silent = encode_wav(torch.zeros(16_000))
+        (tmp_path / f"{index}.wav").write_bytes(
+            silent if index == 5 else encode_wav(speak(f"Number {index}.", Voice()))
+        )
+        rows.append({"audio": f"{index}.wav", "text": f"Number {index}.", "language": "en"})
+    train = write_rows(tmp_path / "train.jsonl", rows)
+    words = [*manifest_words(manifest, train=train), "data.max_rejected=0.3", "data.listen_up_to=1"]
+    run_small(tmp_path / "run", *words, "trainer.max_steps=8")
+    with (tmp_path / "run" / "rejected.csv").open(newline="") as file:
+        late = [row for row in csv.DictReader(file) if row["reason"].startswith("late: ")]
+    assert [(row["split"], row["id"], row["reason"][:12]) for row in late] == [("train", "train-6", "late: silent")]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["rejected"]["silent"] == 1 and record["audit"]["listened"]["train"] == 1

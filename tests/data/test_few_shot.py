@@ -107,7 +107,7 @@ def test_only_what_is_drawn_is_decoded_and_learnt_from(
         decoded.append(row["id"])
         return Heard(None, 1.0)
 
-    monkeypatch.setattr("attune.data.audit.listen", listen)
+    monkeypatch.setattr("attune.data.listening.listen", listen)
     data = SpeechDataModule(corpus, nano_tokens, AudioContext(), shots=3, seed=5)
     data.prepare()
     assert len(data.splits["train"]) == len(data.transcripts) == 3

@@ -87,7 +87,7 @@ def test_a_row_is_believed_where_it_can_be(tmp_path: Path) -> None:
         make_row(8, b"RIFFnonsense"),
         make_row(9, whole, start_s=5.0),
     ]
-    expected = expect_durations(build_dataset(rows), np.arange(len(rows)))
+    expected = expect_durations(build_dataset(rows), np.ones(len(rows), bool))
     assert expected[:5] == pytest.approx([1.9, 2.0, 1.5, 0.75, 0.5], abs=1e-3)
     assert expected[5:].tolist() == [0.0] * 5  # these are listened to, whatever the limit
 

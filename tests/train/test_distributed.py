@@ -25,7 +25,7 @@ from attune.train.loggers import MetricsFile
 from attune.train.module import WhisperModule
 from attune.train.objective.cross_entropy import CrossEntropy
 from attune.train.objective.mwer import Mwer
-from attune.train.ranks import Ranks
+from attune.train.ranks import Ranks, count_begun, find_number
 from attune.train.sharding import check_sharding, choose_module
 from attune.train.trainer import make_trainer
 
@@ -221,6 +221,20 @@ def test_processes_that_do_not_fit_the_trainer(settings: tuple[Any, ...], told: 
             Ranks(*settings)
 
     assert launch(2, begin) == [0, 0]
+
+
+def test_slurm_tells_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert count_begun() == 1
+    assert find_number("auto", "SLURM_NTASKS_PER_NODE", otherwise="auto") == "auto"
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
+    monkeypatch.setenv("SLURM_NNODES", "4")
+    monkeypatch.setenv("SLURM_NTASKS", "32")
+    assert count_begun() == 1  # the job's own script, and no srun
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "32")
+    assert count_begun() == 32
+    assert find_number("auto", "LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", otherwise="auto") == 8
+    assert find_number("auto", "GROUP_WORLD_SIZE", "SLURM_NNODES", otherwise=1) == 4
+    assert find_number(2, "LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", otherwise="auto") == 2
 
 
 def test_what_works_on_whole_weights_is_refused_with_fsdp() -> None:

@@ -248,6 +248,18 @@ def test_streams_of_two_processes_go_on(shards: list[str], tmp_path: Path) -> No
     check_equal(cut, whole, 0.0)
 
 
+def test_fewer_processes_go_on(words: list[str], tmp_path: Path) -> None:
+    """A machine has gone: the same place of the stream, other batches."""
+    folder = tmp_path / "run"
+    codes = run_two([*words, "trainer=ddp", f"folder={folder}"], lambda rank: signal_at_step(signal.SIGTERM, 3)())
+    assert codes == [143, 143]
+    state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert state["SpeechDataModule"] == {"batches_taken": 3, "ranks": 2}
+    assert launch(1, lambda rank: run([f"resume={folder}"])) == [0]
+    assert len(read_metrics(folder)) == 8
+    assert read_scores(folder)["result test"]["utterances"] == len(SCORED)
+
+
 def test_sharded_weights_go_on(words: list[str], tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run_two([*words, "trainer=fsdp", f"folder={whole}"]) == [0, 0]

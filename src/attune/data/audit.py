@@ -207,10 +207,9 @@ def _choose(split: str, dataset: Dataset, found: Audit, limit: int | None) -> Bo
     scored = [texts for name, texts in found.texts.items() if name not in LEARNT]
     is_large = limit is not None and len(dataset) > limit and split in found.texts
     drawn = choose_heard(len(dataset), limit, find_suspects(found.texts[split], scored) if is_large else None)
-    others = np.flatnonzero(~drawn)
-    if len(others):
-        durations_s = expect_durations(dataset, others)
-        found.sounds[split].expect(others[durations_s > 0], durations_s[durations_s > 0])
+    if not drawn.all():
+        durations_s = expect_durations(dataset, ~drawn)
+        found.sounds[split].expect(np.flatnonzero(durations_s), durations_s[durations_s > 0])
     return drawn
 
 

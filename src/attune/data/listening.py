@@ -20,12 +20,12 @@ from attune.audio.waveform import SHORTEST_S, WINDOW_S, AudioError, measure_seco
 from attune.data.corpora.mapping import let_go
 from attune.data.hearing import Heard, listen
 from attune.data.leakage import ScoredRecordings
-from attune.data.texts import SplitTexts
+from attune.data.texts import SplitTexts, iterate
 
 THREADS = 4  # libsndfile and torch leave the interpreter's lock while they work
 TOGETHER = 16  # utterances that a thread reads at a time
 CHUNKS_HELD = 4  # after so many, the pages that they lay in are given back
-HEADERS_TOGETHER = 256
+HEADERS_TOGETHER = 1024
 HEARD_COLUMNS = ["id", "audio", "start_s", "end_s", "place"]
 # Without the bytes: a header is asked only of a file, or where nothing else tells.
 ROW_COLUMNS = ["audio.path", "start_s", "end_s", "duration_s"]
@@ -62,33 +62,36 @@ def find_suspects(texts: SplitTexts, scored: Sequence[SplitTexts]) -> Bool[np.nd
     return np.isin(np.asarray(texts.hashes, np.int64), np.fromiter(sentences, np.int64, len(sentences)))
 
 
-def expect_durations(dataset: Dataset, indices: Int[np.ndarray, "unheard"]) -> Float32[np.ndarray, "unheard"]:
-    """How long rows are, in seconds, by themselves or by the headers of their files; 0 for one that must be heard,
-    because its file is not there, or is no recording, or has no length that Whisper takes."""
-    rows = dataset.flatten().select_columns(ROW_COLUMNS)
-    chunks = [indices[first : first + HEADERS_TOGETHER] for first in range(0, len(indices), HEADERS_TOGETHER)]
+def expect_durations(dataset: Dataset, wanted: Bool[np.ndarray, "row"]) -> Float32[np.ndarray, "row"]:
+    """How long the wanted rows are, in seconds, by themselves or by the headers of their files; 0 for one that must be
+    heard, because its file is not there, or is no recording, or has no length that Whisper takes."""
+    seconds = np.zeros(len(dataset), np.float32)
+    asked: list[tuple[int, str | None, float | None]] = []
+    for index, row in enumerate(iterate(dataset.flatten(), ROW_COLUMNS)):
+        if not wanted[index]:
+            continue
+        path, start_s, end_s = row["audio.path"], row["start_s"], row["end_s"]
+        # `duration_s` of a row that begins later may be the file's or the utterance's: then the header is asked.
+        said_s = end_s - (start_s or 0.0) if end_s is not None else 0.0 if start_s else row["duration_s"]
+        if not said_s:
+            asked.append((index, path, start_s))
+        elif path is None or _holds_something(path):
+            seconds[index] = said_s
+    chunks = [asked[first : first + HEADERS_TOGETHER] for first in range(0, len(asked), HEADERS_TOGETHER)]
     with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(partial(_expect, rows, dataset), chunks))
-    seconds = np.concatenate([np.zeros(0, np.float32), *found])
+        for chunk, found in zip(chunks, pool.map(partial(_ask, dataset), chunks), strict=True):
+            seconds[[index for index, _, _ in chunk]] = found
     return np.where((seconds >= SHORTEST_S) & (seconds <= WINDOW_S), seconds, np.float32(0))
 
 
-def _expect(rows: Dataset, dataset: Dataset, chunk: Int[np.ndarray, "unheard"]) -> Float32[np.ndarray, "unheard"]:
-    columns = cast(dict[str, list[Any]], rows[chunk])
-    cells = zip(chunk, *(columns[name] for name in ROW_COLUMNS), strict=True)
-    return np.array([_expect_one(dataset, *row) for row in cells], np.float32)
+def _ask(dataset: Dataset, chunk: Sequence[tuple[int, str | None, float | None]]) -> list[float]:
+    """Seconds by the headers of some rows; 0 for one that has none."""
+    return [_ask_one(dataset, *each) for each in chunk]
 
 
-def _expect_one(
-    dataset: Dataset, index: int, path: str | None, start_s: float | None, end_s: float | None, declared_s: float | None
-) -> float:
-    """`duration_s` of a row that begins later may be the file's or the utterance's: then the header is asked."""
-    said_s = end_s - (start_s or 0.0) if end_s is not None else 0.0 if start_s else declared_s
-    if said_s:
-        return said_s if path is None or _holds_something(path) else 0.0
+def _ask_one(dataset: Dataset, index: int, path: str | None, start_s: float | None) -> float:
     try:
-        source = path if path is not None else cast(Any, dataset[int(index)])["audio"]["bytes"]
-        return measure_seconds(source, start_s)
+        return measure_seconds(path if path is not None else cast(Any, dataset[index])["audio"]["bytes"], start_s)
     except AudioError:
         return 0.0
 

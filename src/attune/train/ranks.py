@@ -93,9 +93,7 @@ def count_begun() -> int:
     """How many processes torchrun or srun has begun for this run; 1 where neither did."""
     if torch.distributed.is_torchelastic_launched():
         return int(os.environ["WORLD_SIZE"])
-    if "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
-        return int(os.environ.get("SLURM_NTASKS", 1))
-    return 1
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))  # of this srun; a job may hold more tasks than are begun
 
 
 def is_first() -> bool:

@@ -85,7 +85,7 @@ def score(runtime: Runtime, data: SpeechDataModule) -> Scores:
     scores = Scores()
     for panel in data.panels:
         split, started = data.splits[panel], time.perf_counter()
-        heard = list(transcribe_in_runtime(runtime, data.tokens, split, data.tokens.tokens_per_s))
+        heard = list(transcribe_in_runtime(runtime, data.tokens, split))
         seconds = time.perf_counter() - started
         recordings = find_recordings(split)
         predictions = [replace(each, recording=recordings.get(each.id)) for each in heard]

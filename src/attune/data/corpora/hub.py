@@ -152,7 +152,7 @@ class HubCorpus:
 
     def _keep(self, split: str, open_split: Callable[[str], Rows], identity: Sequence[Any]) -> Dataset:
         theirs, limit = self.names[split], self.limits.get(split)
-        parts = [FORMAT, split, theirs, limit, self.columns, self.language, self.path, *identity]
+        parts = [FORMAT, split, theirs, limit, self.columns, self.language, self.path, *self.places.allowed, *identity]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
         dataset = keep_dataset(lambda: self._read(split, open_split), self.cache_dir / "hub" / key)
         if len(dataset) == 0:
