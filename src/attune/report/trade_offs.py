@@ -32,11 +32,12 @@ def plot_trade_offs(rows: Sequence[Row]) -> Figure | None:
     panels = [(key, label, scale) for key, label, scale in AXES if len(_find_points(settings, key, scale)) > 1]
     if len(settings) < 2 or not panels:
         return None
-    figure = Figure(figsize=(7.2, 3.6 * len(panels)))
+    figure, shared = Figure(figsize=(7.2, 3.6 * len(panels))), find_shared_key([row.setting for row in settings])
     drawn: list[tuple[Axes, list[Point]]] = []
     for axes, (key, label, scale) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
-        points = _find_points(settings, key, scale)
+        points = [(x, y, name.removeprefix(shared)) for x, y, name in _find_points(settings, key, scale)]
         _draw(axes, points)
+        axes.set_title(shared)
         drawn.append((axes, points))
         axes.set_xlabel(label)
         if key == "trainable":
@@ -51,6 +52,12 @@ def plot_trade_offs(rows: Sequence[Row]) -> Figure | None:
     for axes, points in drawn:
         _label(axes, points)
     return figure
+
+
+def find_shared_key(settings: Sequence[str]) -> str:
+    """ "finetune=" where each name of a setting begins so: it is said once, and the names are short; else ""."""
+    key = settings[0].partition("=")[0] + "="
+    return key if all(setting.startswith(key) for setting in settings) else ""
 
 
 def find_front(points: Sequence[Point]) -> list[Point]:
@@ -76,7 +83,8 @@ def _draw(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _label(axes: Axes, points: Sequence[Point]) -> None:
-    """Name each point in the first of PLACES that lies inside and covers neither a point nor a name; or else beside."""
+    """Name each point in the first of PLACES that lies inside and covers neither a point nor a name; or else towards the
+    middle, where nothing is cut off."""
     front, legend = find_front(points), axes.get_legend()
     centres = [axes.transData.transform((x, y)) for x, y, _ in points]
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in centres]
@@ -95,7 +103,8 @@ def _label(axes: Axes, points: Sequence[Point]) -> None:
                 break
             name.remove()
         else:
-            box = _write_name(axes, point, PLACES[0], colour)[1]
+            is_left = axes.transData.transform(point[:2])[0] < (axes.bbox.x0 + axes.bbox.x1) / 2
+            box = _write_name(axes, point, PLACES[0 if is_left else 1], colour)[1]
         taken.append(box)
 
 
