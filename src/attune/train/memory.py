@@ -130,8 +130,7 @@ class Job:
         above = SINGLE * sum(each.numel() for each in network.model.decoder.parameters() if each.requires_grad)
         above //= self.shards
         yield states + passing, 0, max(accumulated, above if flows else 0)
-        largest = max((each.numel() for each in network.parameters() if each.requires_grad), default=0)
-        yield 0, 0, gradients + 2 * SINGLE * largest  # AdamW's step needs room for the largest of them, twice
+        yield 0, 0, gradients  # the fused AdamW works in place
 
     def _scoring(self) -> int:
         """States, the keys and values of all decoder blocks, and what passes through one encoder block."""
