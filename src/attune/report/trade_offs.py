@@ -83,8 +83,8 @@ def _draw(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _label(axes: Axes, points: Sequence[Point]) -> None:
-    """Name each point in the first of PLACES that lies inside and covers neither a point nor a name; or else towards the
-    middle, where nothing is cut off."""
+    """Name each point in the first of PLACES that lies inside and covers neither a point nor a name; or else towards
+    the middle, where nothing is cut off."""
     front, legend = find_front(points), axes.get_legend()
     centres = [axes.transData.transform((x, y)) for x, y, _ in points]
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in centres]
