@@ -176,11 +176,13 @@ from attune.model.finetune.layers import Layers
 from attune.model.finetune.lora import Lora
 from attune.model.finetune.top import Top
 from attune.model.scratch import Scratch, make_tokens, make_whisper
+from attune.train.allocator import return_freed_memory
 from attune.train.memory import Job, Load, find_resident
 from attune.train.objective.cross_entropy import CrossEntropy
 from whispers import TEXTS, make_batch
 kind, width, layers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
+return_freed_memory()  # as the trainer does
 tokens = make_tokens(50)
 whisper = make_whisper(tokens, Scratch(width=width, layers=layers, heads=width // 32)).train()
 types = {"full": Full(), "decoder": Layers(["model.decoder.*"]), "lora": Lora(), "top": Top()}
