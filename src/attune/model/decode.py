@@ -1,11 +1,13 @@
 """Batched greedy decoding from encoder states, at any audio context: by the decoder, or by a CTC head."""
 
+import inspect
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import EncoderDecoderCache
+from transformers.models.whisper.modeling_whisper import WhisperDecoder
 
 from attune.audio.waveform import SAMPLE_RATE_HZ
 from attune.model.additions import read_ctc
@@ -16,6 +18,8 @@ from attune.model.whisper import Whisper, narrow
 from attune.text.tokens import SPOKEN_PER_S
 
 TOKENS_AT_LEAST = 16
+# What the decoder calls the keys and values of earlier tokens: transformers 5.24 renamed it, 5.40 drops the old name.
+CACHE = "cache" if "cache" in inspect.signature(WhisperDecoder.forward).parameters else "past_key_values"
 DROP_BELOW = 0.75  # finished rows leave the batch once this share is left: each cut copies the cache
 
 
@@ -141,8 +145,8 @@ class _Run:
             attention_mask=self.attention_mask if self.is_padded else None,  # None is the faster kernel
             position_ids=self.positions,
             encoder_hidden_states=self.states,
-            past_key_values=self.cache,
             use_cache=True,
+            **{CACHE: self.cache},
         )
         self.cache = output.past_key_values
         return self.whisper.project(output.last_hidden_state[:, -1]).float()
