@@ -100,10 +100,12 @@ def test_the_weight_is_the_best_that_spares_the_other_words() -> None:
         Tried(0.0, 0.1, 0.1, 0.200, 0.3),
         Tried(1.0, 0.4, 0.5, 0.204, 0.3),
         Tried(2.0, 0.4, 0.6, 0.203, 0.3),
-        Tried(3.0, 0.9, 0.9, 0.210, 0.2),
+        Tried(3.0, 0.9, 0.9, 0.210, 0.31),
     ]
     assert choose(tried).bias == 1.0
     assert choose(tried[:1] + tried[3:]).bias == 0.0
+    # More than half a point of few words is a word or two: where all words together gain, they are worth it.
+    assert choose([*tried, Tried(4.0, 0.8, 0.8, 0.210, 0.29)]).bias == 4.0
 
 
 def test_transcribing_with_a_list(folder: Path, tmp_path: Path) -> None:
