@@ -14,11 +14,11 @@ from attune.train.scoring import score
 
 TARGET = "validation"
 LIMIT = 0.005  # how much higher U-WER may be for the sake of the terms, a fraction: half a point
-# Half a point of a validation set of 136 other words is less than one word: there the WER of all words decides, in which
-# each term that is won weighs as much as a word that is lost.
+# Half a point of a validation set of 136 other words is less than one word: there the WER of all words decides, in
+# which each term that is won weighs as much as a word that is lost.
 RULE = (
-    f"Chosen: the highest F1 of the terms on {TARGET} among the weights at which the WER of all words is not above what "
-    f"it is without a bias, or that of the words outside the terms at most {100 * LIMIT:g} points above."
+    f"Chosen: the highest F1 of the terms on {TARGET} among the weights at which the WER of all words is not above "
+    f"what it is without a bias, or that of the words outside the terms at most {100 * LIMIT:g} points above."
 )
 
 
