@@ -152,6 +152,26 @@ def test_a_name_that_only_begins_alike_is_outside(tmp_path: Path) -> None:
             places.check(path, "here")
 
 
+def test_what_is_found_is_a_file_of_its_corpus(tmp_path: Path) -> None:
+    corpus, private = tmp_path / "corpus", tmp_path / "private"
+    (corpus / "clips").mkdir(parents=True)
+    private.mkdir()
+    for folder in (corpus / "clips", private):
+        (folder / "a.wav").write_bytes(b"RIFF")
+    (corpus / "inner.wav").symlink_to(corpus / "clips" / "a.wav")
+    (corpus / "outer.wav").symlink_to(private / "a.wav")
+    (corpus / "elsewhere").symlink_to(private)
+    places = Places(corpus)
+    assert places.find("clips/a.wav", "here") == str(corpus / "clips" / "a.wav")
+    assert places.find("inner.wav", "here") == str(corpus / "inner.wav")
+    for name in ("outer.wav", "elsewhere/a.wav", "../private/a.wav", str(private / "a.wav")):
+        with pytest.raises(InputError, match="outside"):
+            places.find(name, "here")
+    for name in ("clips", "none.wav", "a\0.wav"):
+        with pytest.raises(InputError, match="no audio file"):
+            places.find(name, "here")
+
+
 def test_what_was_written_here_says_which_folders_it_needs(tmp_path: Path) -> None:
     rows = [{"audio": "/data/a/1.wav"}, {"audio": "/data/b/2.wav"}, {"audio": "audio/3.wav"}]
     assert find_audio_folders([Path(write_rows(tmp_path / "a.jsonl", rows))]) == ["/data"]

@@ -3,13 +3,14 @@
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attune.audio.waveform import AudioError, compute_fault, encode_wav, load_waveform, resample
+from attune.audio.waveform import AudioError, compute_fault, encode_wav, load_waveform, measure_seconds, resample
 
 SECONDS = 1.5
 
@@ -160,3 +161,30 @@ def test_what_is_encoded_is_decoded() -> None:
     tone = make_tone(16_000)[:, 0]
     torch.testing.assert_close(load_waveform(encode_wav(tone)), tone, atol=1e-4, rtol=0)
     assert load_waveform(encode_wav(3 * tone)).abs().max() == pytest.approx(1.0, abs=1e-4)  # clipped, not wrapped
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "ULAW"])
+@pytest.mark.parametrize("channels", [1, 2, 8])
+@pytest.mark.parametrize("as_bytes", [True, False])
+def test_a_header_tells_what_decoding_finds(tmp_path: Path, subtype: str, channels: int, as_bytes: bool) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.full((4410, channels), 0.1), 44_100, subtype=subtype)
+    source = path.read_bytes() if as_bytes else path
+    assert measure_seconds(source) == pytest.approx(0.1)
+    assert measure_seconds(source, 0.02, 0.05) == pytest.approx(0.03)
+
+
+def test_a_header_is_believed_no_further_than_its_file_goes(tmp_path: Path) -> None:
+    path = tmp_path / "cut.wav"
+    soundfile.write(path, np.full(16_000, 0.1), 16_000)
+    path.write_bytes(path.read_bytes()[: 44 + 8_000])  # a quarter of the sound
+    assert measure_seconds(path) == pytest.approx(0.25)
+    assert measure_seconds(path.read_bytes()) == pytest.approx(0.25)
+
+
+def test_a_header_may_stand_before_a_picture() -> None:
+    plain = encode_wav(torch.full((16_000,), 0.1))
+    picture = b"LIST" + (10_000).to_bytes(4, "little") + bytes(10_000)
+    with_picture = plain[:36] + picture + plain[36:]
+    framed = with_picture[:4] + (len(with_picture) - 8).to_bytes(4, "little") + with_picture[8:]
+    assert measure_seconds(framed) == pytest.approx(1.0)

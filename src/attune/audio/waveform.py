@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import wave
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ SLOWEST_HZ, FASTEST_HZ = 2_000, 1_000_000  # sampling rates; a header that names
 READ_SAMPLES = 1 << 22  # at a time: a broken header can promise more than any memory holds
 MOST_FRAMES = 1 << 25  # of one utterance: 134 MB, 11 min at 48 kHz. Five hours of silence are 1 MB of FLAC
 UNKNOWN_FRAMES = 1 << 62  # libsndfile names more where a header leaves the length open, as that of a FLAC stream may
+HEAD_BYTES = 4096  # of a WAV file, before which its sound begins; unless a picture stands there
 PHASES = 64  # of a resampling filter, from which on it is applied as a matrix product
 
 ACCEPTED_AUDIO = (
@@ -69,7 +71,7 @@ def load_recording(
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
             rate_hz = file.samplerate
-            first, last = _find_part(file, start_s, end_s)
+            first, last = _find_part(file.frames, rate_hz, start_s, end_s)
             wanted = max(last - first, 0)
             if MOST_FRAMES < wanted < UNKNOWN_FRAMES:
                 raise AudioError(_too_long(f"{wanted / rate_hz:.1f} s by its header"))
@@ -90,22 +92,51 @@ def measure_seconds(source: str | Path | bytes, start_s: float | None = None, en
         AudioError: there is no such header.
     """
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
-            first, last = _find_part(file, start_s, end_s)
-            return max(last - first, 0) / file.samplerate
+        frames, rate_hz = _read_wav_header(source) or _read_header(source)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError):
         raise AudioError(f"cannot be decoded: {_reason(source)}") from None
+    first, last = _find_part(frames, rate_hz, start_s, end_s)
+    return max(last - first, 0) / rate_hz
 
 
-def _find_part(file: soundfile.SoundFile, start_s: float | None, end_s: float | None) -> tuple[int, int]:
+def _read_header(source: str | Path | bytes) -> tuple[int, int]:
+    """Frames and sampling rate in Hz of any file that libsndfile reads."""
+    with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+        return file.frames, file.samplerate
+
+
+def _read_wav_header(source: str | Path | bytes) -> tuple[int, int] | None:
+    """The same of plain PCM in a WAV file that is as long as its header says, in a fifth of the time; None for others.
+
+    A hundred thousand headers are read before the first step of a run.
+    """
+    if isinstance(source, bytes):
+        head, size = source[:HEAD_BYTES], len(source)
+    else:
+        descriptor = os.open(source, os.O_RDONLY)
+        try:
+            head, size = os.read(descriptor, HEAD_BYTES), os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
+    if not head.startswith(b"RIFF"):
+        return None
+    try:
+        with wave.open(io.BytesIO(head)) as file:
+            frames, rate_hz = file.getnframes(), file.getframerate()
+            is_whole = frames * file.getnchannels() * file.getsampwidth() < size
+    except (wave.Error, EOFError):
+        return None
+    return (frames, rate_hz) if is_whole else None
+
+
+def _find_part(frames: int, rate_hz: int, start_s: float | None, end_s: float | None) -> tuple[int, int]:
     """First and last frame, by the file's own rate."""
-    rate_hz = file.samplerate
     if not SLOWEST_HZ <= rate_hz <= FASTEST_HZ:
         raise AudioError(f"cannot be decoded: its header names a sampling rate of {rate_hz} Hz")
     first = int((start_s or 0.0) * rate_hz)
-    last = file.frames if end_s is None else min(int(end_s * rate_hz), file.frames)
-    if first > 0 and first >= file.frames:
-        raise AudioError(f"cut: it ends at {file.frames / rate_hz:.2f} s, before start_s={start_s:g}")
+    last = frames if end_s is None else min(int(end_s * rate_hz), frames)
+    if first > 0 and first >= frames:
+        raise AudioError(f"cut: it ends at {frames / rate_hz:.2f} s, before start_s={start_s:g}")
     return first, last
 
 

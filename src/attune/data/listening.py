@@ -7,6 +7,7 @@ always heard whole, for a score is of all of it.
 """
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,6 +27,7 @@ THREADS = 4  # libsndfile and torch leave the interpreter's lock while they work
 TOGETHER = 16  # utterances that a thread reads at a time
 CHUNKS_HELD = 4  # after so many, the pages that they lay in are given back
 HEADERS_TOGETHER = 1024
+LATE_S = 2e-4  # a header, of a disk that answers late
 HEARD_COLUMNS = ["id", "audio", "start_s", "end_s", "place"]
 # Without the bytes: a header is asked only of a file, or where nothing else tells.
 ROW_COLUMNS = ["audio.path", "start_s", "end_s", "duration_s"]
@@ -78,10 +80,20 @@ def expect_durations(dataset: Dataset, wanted: Bool[np.ndarray, "row"]) -> Float
         elif path is None or _holds_something(path):
             seconds[index] = said_s
     chunks = [asked[first : first + HEADERS_TOGETHER] for first in range(0, len(asked), HEADERS_TOGETHER)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        for chunk, found in zip(chunks, pool.map(partial(_ask, dataset), chunks), strict=True):
-            seconds[[index for index, _, _ in chunk]] = found
+    for chunk, found in zip(chunks, _ask_all(dataset, chunks), strict=True):
+        seconds[[index for index, _, _ in chunk]] = found
     return np.where((seconds >= SHORTEST_S) & (seconds <= WINDOW_S), seconds, np.float32(0))
+
+
+def _ask_all(dataset: Dataset, chunks: Sequence[list[tuple[int, str | None, float | None]]]) -> Iterator[list[float]]:
+    """Of each chunk the seconds. Threads wait together for a disk that answers late; where it is fast they would only
+    wait for each other."""
+    started = time.perf_counter()
+    for chunk in chunks[:1]:
+        yield _ask(dataset, chunk)
+    is_late = time.perf_counter() - started > LATE_S * HEADERS_TOGETHER
+    with ThreadPoolExecutor(THREADS if is_late else 1) as pool:
+        yield from pool.map(partial(_ask, dataset), chunks[1:])
 
 
 def _ask(dataset: Dataset, chunk: Sequence[tuple[int, str | None, float | None]]) -> list[float]:

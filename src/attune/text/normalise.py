@@ -92,6 +92,7 @@ def _make_basic(split_letters: bool) -> BasicTextNormalizer:
     return BasicTextNormalizer(split_letters=split_letters)
 
 
+@lru_cache(maxsize=1000)
 def spells_without_spaces(language: str | None) -> bool:
     """Whether a language is written without spaces between words, so that CER and not WER is its headline.
 

@@ -5,7 +5,6 @@ import binascii
 import csv
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
@@ -93,7 +92,7 @@ class ManifestCorpus:
         audio = self._required(raw, "audio", place)
         row = {
             "id": f"{path.stem}-{line}",
-            "audio": self._resolve_audio(audio, path.parent, place),
+            "audio": self._resolve_audio(audio, path, place),
             "text": str(self._required(raw, "text", place, blank=True)),
             "language": self.language,
             "place": place,
@@ -115,18 +114,15 @@ class ManifestCorpus:
         """Whether a row of a file is one of the split's."""
         return _is_of(split, raw, self.columns)
 
-    def _resolve_audio(self, audio: Any, folder: Path, place: str) -> dict[str, Any]:
+    def _resolve_audio(self, audio: Any, manifest: Path, place: str) -> dict[str, Any]:
         if isinstance(audio, dict) and isinstance(audio.get("bytes"), str):
             try:
                 return {"path": None, "bytes": base64.b64decode(audio["bytes"], validate=True)}
             except binascii.Error as error:
                 raise InputError(f"{place}: audio.bytes is not base64: {error}.") from None
-        if folder not in self._places:
-            self._places[folder] = Places(folder, self.audio_folders)
-        path = self._places[folder].check(folder / str(audio), place)
-        if not os.path.isfile(path):
-            raise InputError(f"{place}: there is no audio file {path}.")
-        return {"path": path, "bytes": None}
+        if manifest not in self._places:
+            self._places[manifest] = Places(manifest.parent, self.audio_folders)
+        return {"path": self._places[manifest].find(str(audio), place), "bytes": None}
 
     def _required(self, raw: Mapping[str, Any], name: str, place: str, blank: bool = False) -> Any:
         column = self.columns.get(name, name)

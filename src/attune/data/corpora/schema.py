@@ -3,6 +3,7 @@
 import atexit
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -43,7 +44,7 @@ PAIRED = Features({**FEATURES, REJECTED: Value("string")})
 # What is held at a time. The columns of so many rows lie together in the file: who reads texts alone touches few pages
 # of the recordings between them.
 ROWS_IN_MEMORY = 2000
-BYTES_IN_MEMORY = 8 * 2**20
+BYTES_IN_MEMORY = 4 * 2**20
 OPTIONAL = {
     "task": "transcribe",
     "speaker": None,
@@ -137,9 +138,16 @@ def keep_dataset(read: Callable[[], Iterable[Mapping[str, Any]]], folder: Path) 
 
 def _write(rows: Iterable[Mapping[str, Any]], path: Path, features: Features = FEATURES) -> Path:
     schema = features.arrow_schema
-    with pyarrow.ipc.new_stream(str(path), schema) as writer:
+    # The disk takes as long as the rows: one chunk is written while the next is read.
+    with pyarrow.ipc.new_stream(str(path), schema) as writer, ThreadPoolExecutor(1) as disk:
+        written: Future[None] | None = None
         for chunk in _gather(rows):
-            writer.write_batch(pyarrow.RecordBatch.from_pylist(chunk, schema=schema))
+            batch = pyarrow.RecordBatch.from_pylist(chunk, schema=schema)
+            if written:
+                written.result()
+            written = disk.submit(writer.write_batch, batch)
+        if written:
+            written.result()
     return path
 
 
