@@ -46,10 +46,12 @@ def test_all_is_back_afterwards_whatever_happens(nano_like: Whisper) -> None:
     assert network.proj_out.weight is network.model.decoder.embed_tokens.weight
 
 
-def test_without_autocast_nothing_is_changed(nano_like: Whisper) -> None:
+def test_without_autocast_weights_stay_as_they_are(nano_like: Whisper) -> None:
     network = copy_of(nano_like).network
     with lean(network):
-        assert network.proj_out.weight.dtype == torch.float32 and network.config._attn_implementation == "sdpa"
+        assert network.proj_out.weight.dtype == torch.float32
+        assert network.config._attn_implementation == FEW_QUERIES
+    assert network.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("queries", [1, 4, 9])

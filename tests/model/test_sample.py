@@ -28,6 +28,26 @@ def test_inversion_takes_the_first_token_above() -> None:
     assert invert(torch.tensor([[0.0, 1.0]]).log(), torch.tensor([0.0])).tolist() == [1]
 
 
+@pytest.mark.parametrize("size", [3, 255, 256, 257, 51_865])
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_inversion_is_that_of_exact_sums(size: int, temperature: float) -> None:
+    """But for numbers at the very edge between two tokens; and whatever the number, never a suppressed token."""
+    generator = torch.Generator().manual_seed(size)
+    logits = 3 * torch.randn(200, size, generator=generator)
+    logits[:, ::2] = -torch.inf
+    logits[:, -size // 3 :] = -torch.inf
+    logits[:, 1] = 0.0
+    uniforms = torch.rand(200, generator=generator)
+    uniforms[:4] = torch.tensor([0.0, 1e-9, 1 - 1e-7, 1.0])
+    found = invert(logits, uniforms, temperature)
+    cumulative = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
+    wanted = uniforms.double()[:, None]
+    assert (logits.gather(1, found[:, None]) > -torch.inf).all()
+    assert (cumulative.gather(1, found[:, None]) > wanted - 1e-6).all()
+    before = cumulative.gather(1, (found[:, None] - 1).clamp(min=0)).where(found[:, None] > 0, 0.0)
+    assert (before < wanted + 1e-6).all()
+
+
 def test_numbers_depend_on_their_own_seed_and_steps() -> None:
     together, alone = draw_uniforms([3, 4], 2, [5, 9]), draw_uniforms([3], 2, [5])
     assert together.shape == (2, 2, 9) and torch.equal(together[:1, :, :5], alone)

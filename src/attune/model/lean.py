@@ -1,4 +1,4 @@
-"""What makes a step of the decoder cheap in 16 bits: its weights are narrowed once, and one query is no batch of them.
+"""What makes a step of the decoder cheap: its weights are narrowed once, and one query is no batch of them.
 
 A step has one new token for each row. Under autocast every linear layer would narrow its weight anew in every step,
 which takes several times as long as the product itself. And on a CPU torch's attention kernel, made for many queries,
@@ -22,19 +22,17 @@ FEW = 8  # queries: a prefix, or one token
 
 @contextmanager
 def lean(network: WhisperForConditionalGeneration) -> Iterator[None]:
-    """For as long as the context lasts, under autocast: the decoder and the output projection compute with weights that
-    are in 16 bits already, to the same results; nothing learns. On a CPU few queries are attended to by two products.
-
-    Without autocast it changes nothing.
+    """For as long as the context lasts: on a CPU few queries are attended to by two products; and under autocast the
+    decoder and the output projection compute with weights that are in 16 bits already, to the same results. Nothing
+    learns meanwhile.
     """
     kind, config = network.device.type, network.config
-    if not torch.is_autocast_enabled(kind):
-        yield
-        return
-    dtype, attention = torch.get_autocast_dtype(kind), config._attn_implementation
-    kept = [(layer, dict(layer._parameters)) for layer in _find_linear(network)]
-    for layer, parameters in kept:
-        layer._parameters.update({name: _narrow(each, dtype) for name, each in parameters.items()})
+    attention, kept = config._attn_implementation, []
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        kept = [(layer, dict(layer._parameters)) for layer in _find_linear(network)]
+        for layer, parameters in kept:
+            layer._parameters.update({name: _narrow(each, dtype) for name, each in parameters.items()})
     if kind == "cpu" and attention == "sdpa":
         config._attn_implementation = FEW_QUERIES
     try:

@@ -14,6 +14,7 @@ from attune.model.whisper import Whisper
 from attune.text.tokens import IGNORED
 
 ScoreTokens = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+LOWEST = torch.finfo(torch.float32).min
 LOGITS_AT_ONCE = 2**25  # 128 MB in fp32: whisper's vocabulary times 647 tokens
 
 
@@ -61,16 +62,13 @@ def compute_token_scores(
     is_taken = labels != IGNORED
     hidden, targets = whisper.decode(states, decoder_input_ids)[is_taken], labels[is_taken]
     starts = torch.zeros_like(targets, dtype=torch.bool) if first is None else first[is_taken]
-    everywhere, at_first = find_suppressed(whisper) if first is not None else ([], [])
+    suppressed = find_suppressed(whisper) if first is not None else ([], [])
 
     def score(hidden: Tensor, targets: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-        logits = whisper.project(hidden).float()
-        logits = forbid(logits, everywhere, None)
-        logits = forbid(logits, at_first, starts)
-        scores = (logits / temperature).log_softmax(dim=-1)
-        with torch.no_grad():
-            finite = scores.masked_fill(scores == -torch.inf, 0.0)
-            entropies = -(scores.exp() * finite).sum(dim=-1)
+        logits = forbid(whisper.project(hidden).float(), *suppressed, starts)
+        scores = (logits if temperature == 1 else logits / temperature).log_softmax(dim=-1)
+        with torch.no_grad():  # 0 times the lowest number is 0, as 0 log 0 should be
+            entropies = scores.exp().mul_(scores.clamp(min=LOWEST)).sum(dim=-1).neg()
         return scores.gather(1, targets[:, None])[:, 0], entropies
 
     size = max(1, LOGITS_AT_ONCE // len(whisper.tokens.tokenizer))
@@ -93,15 +91,18 @@ def score_part(
 
 
 def forbid(
-    logits: Float[Tensor, "token vocabulary"], ids: Sequence[int], rows: Bool[Tensor, "token"] | None
+    logits: Float[Tensor, "token vocabulary"],
+    everywhere: Sequence[int],
+    at_first: Sequence[int],
+    starts: Bool[Tensor, "token"],
 ) -> Float[Tensor, "token vocabulary"]:
-    """Logits with -inf for some ids, in some rows or in all."""
-    if not ids:
+    """Logits with -inf for some ids in all rows, and for others where a hypothesis begins."""
+    if not everywhere and not at_first:
         return logits
-    is_forbidden = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-    is_forbidden[list(ids)] = True
-    where = is_forbidden[None, :] if rows is None else is_forbidden[None, :] & rows[:, None]
-    return logits.masked_fill(where, -torch.inf)
+    is_forbidden = torch.zeros(2, logits.shape[1], dtype=torch.bool, device=logits.device)
+    is_forbidden[:, list(everywhere)] = True
+    is_forbidden[1, list(at_first)] = True
+    return logits.masked_fill(is_forbidden[starts.long()], -torch.inf)
 
 
 def find_suppressed(whisper: Whisper) -> tuple[list[int], list[int]]:

@@ -18,6 +18,7 @@ from attune.model.lean import lean
 from attune.model.whisper import Whisper
 
 NEVER = -torch.inf
+BLOCK = 256  # tokens: about the square root of a vocabulary's size
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class _Sampling(_Run):
     def _choose(self, logits: Float[Tensor, "batch vocabulary"]) -> Int[Tensor, "batch"]:
         if self.made == 0:
             logits = _multiply(self, logits, self.samples)
-        tokens = invert(logits / self.temperature, self.uniforms[self.rows, self.made])
+        tokens = invert(logits, self.uniforms[self.rows, self.made], self.temperature)
         has_ended = self.alive & (tokens == self.whisper.tokens.end_of_text)
         self.ended[self.rows[has_ended]] = True
         return tokens
@@ -110,15 +111,40 @@ def _multiply(run: _Run, logits: Float[Tensor, "batch vocabulary"], times: int) 
     return logits.repeat_interleave(times, dim=0)
 
 
-def invert(logits: Float[Tensor, "row vocabulary"], uniforms: Float[Tensor, "row"]) -> Int[Tensor, "row"]:
-    """The first token at which the cumulative chance is above a number in [0, 1)."""
-    # In double precision: in single the sum over 50,000 tokens is off by more than a rare token's chance, and on a GPU
-    # it may even fall, so that a suppressed token could be met. Apple's GPUs have no doubles.
+def invert(
+    logits: Float[Tensor, "row vocabulary"], uniforms: Float[Tensor, "row"], temperature: float = 1.0
+) -> Int[Tensor, "row"]:
+    """The first token at which the cumulative chance, by softmax(logits / temperature), is above a number in [0, 1).
+
+    First the block of BLOCK tokens is found in which it lies, then the token, each by sums in double precision: in
+    single the sum over 50,000 tokens is off by more than a rare token's chance, and on a GPU it may even fall.
+    """
+    # Apple's GPUs have no doubles.
     wide = logits.cpu() if logits.device.type == "mps" else logits
-    cumulative = wide.double().softmax(dim=-1).cumsum(dim=-1)
-    wanted = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]
-    found = torch.searchsorted(cumulative, wanted, right=True)[:, 0]
-    return found.clamp(max=logits.shape[-1] - 1).to(logits.device)
+    rows, size = wide.shape
+    chances = wide.new_zeros(rows, -(-size // BLOCK) * BLOCK)
+    torch.sub(wide, wide.amax(dim=-1, keepdim=True), out=chances[:, :size])
+    chances[:, :size].div_(temperature).exp_()
+    blocks = chances.view(rows, -1, BLOCK)
+    sums = blocks.sum(dim=-1).double()
+    left = uniforms.to(sums)[:, None] * sums.sum(dim=-1, keepdim=True)
+    block, left = _step_over(sums, left)
+    inside = blocks[torch.arange(rows, device=wide.device), block[:, 0]].double()
+    token, _ = _step_over(inside, left)
+    return (block * BLOCK + token)[:, 0].to(logits.device)
+
+
+def _step_over(
+    chances: Float[Tensor, "row part"], wanted: Float[Tensor, "row 1"]
+) -> tuple[Int[Tensor, "row 1"], Float[Tensor, "row 1"]]:
+    """The first part at which the cumulative chance is above what is wanted, and how far into that part this is. A part
+    without a chance is never met: where rounding leaves more wanted than there is, the last that has one is taken."""
+    cumulative = chances.cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    below = torch.minimum(wanted, torch.nextafter(total, torch.zeros_like(total)))
+    found = torch.searchsorted(cumulative, below, right=True)
+    before = cumulative.gather(1, (found - 1).clamp(min=0)).where(found > 0, 0.0)
+    return found, (below - before).clamp(min=0)
 
 
 @torch.no_grad()
