@@ -98,6 +98,11 @@ def test_dpo_and_a_reward_model_and_its_reward(start: Path, spoken: Path, tmp_pa
     scorer = tmp_path / "scorer"
     record = run(scorer, model, *words_for(spoken, "pairs"), "objective=reward_model")
     assert record["parameters"]["added"] == 33
+    before, judged = (record[key]["test"]["pairs"] for key in ("baseline", "result"))
+    assert before["ordered"] == 0.5 and judged["pairs"] == len(TEXTS)  # a head that has learnt nothing
+    low, high = judged["ordered_ci95"]
+    assert 0 <= low <= judged["ordered"] <= high <= 1
+    assert f"of {len(TEXTS)} pairs of the test set" in (scorer / "report.html").read_text()
     loaded = load_whisper(str(scorer / "model"), load_tokens(str(scorer / "model")))
     assert hasattr(loaded.network, "reward_head")
     export(scorer, tmp_path / "exported", checkpoint="last")

@@ -29,6 +29,18 @@ def test_a_panel_worked_out_by_hand() -> None:
     assert score.rtf == pytest.approx(0.5)
 
 
+def test_pairs_in_their_order_are_counted_by_hand() -> None:
+    margins = {"a": 0.5, "b": -0.1, "c": 0.0, "d": 2.0, "e": None}
+    said = [replace(say(id, "one", "one"), margin=margin) for id, margin in margins.items()]
+    pairs = score_panel(said, seconds=1.0).pairs
+    assert pairs is not None and pairs.pairs == 4 and pairs.ordered == 2.5 / 4  # a tie is half a pair
+    low, high = pairs.ordered_ci95
+    assert 0 <= low < 2.5 / 4 < high <= 1
+    alone = score_panel(said[:1], seconds=1.0).pairs
+    assert alone is not None and alone.ordered == 1 and all(map(math.isnan, alone.ordered_ci95))
+    assert score_panel(said[-1:], seconds=1.0).pairs is None
+
+
 def test_repeats_of_a_distributed_sampler_are_scored_once() -> None:
     once = score_panel([ONE, TWO], seconds=1.0)
     assert score_panel([ONE, TWO, ONE, replace(ONE, hypothesis="padding moved it")], seconds=1.0) == once

@@ -193,6 +193,10 @@ def test_a_reward_model_begins_without_an_opinion_and_learns_one(whisper: Whispe
         optimizer.step()
     terms = objective.loss(whisper, batch)
     assert terms.logged["accuracy"] == 1.0 and float(terms.total) < 1.0
+    margins = objective.judge(whisper, whisper.encode(batch.waveform), batch)
+    assert sum(margin is None for margin in margins) == 1 and all(margin is None or margin > 0 for margin in margins)
+    delattr(whisper.network, REWARD)
+    assert objective.judge(whisper, whisper.encode(batch.waveform), batch) == [None] * 4
 
 
 def test_a_reward_model_is_saved_and_is_a_reward(whisper: Whisper, batch: Batch, tmp_path: Path) -> None:

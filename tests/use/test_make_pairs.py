@@ -57,7 +57,14 @@ def test_a_folder_of_pairs(wanted: Wanted, whisper: Whisper, tmp_path: Path) -> 
         *(str(tmp_path / "out" / f"{name}.jsonl") for name in ("train", "validation", "test"))
     ).splits()
     assert list(splits["train"][REJECTED]) == [row["rejected"] for row in rows]
-    assert list(splits["test"][REJECTED]) == [None] * 3
+    assert list(splits["test"][REJECTED]) == [row["rejected"] for row in read(tmp_path / "out" / "test.jsonl")]
+
+
+def test_what_is_scored_are_the_words_that_were_said(whisper: Whisper, tmp_path: Path) -> None:
+    """Not the best of some attempts."""
+    make_pairs(whisper, compose_run(WORDS), tmp_path / "out", Wanted(samples=3, chosen="best"))
+    rows = read(tmp_path / "out" / "test.jsonl")
+    assert len(rows) == 3 and all(row["text"] and "chosen" not in row for row in rows)
 
 
 def test_the_seed_repeats_them(whisper: Whisper, tmp_path: Path) -> None:

@@ -143,7 +143,8 @@ class SpeechDataModule(L.LightningDataModule):
         splits = self._read
         for split in ("train", "validation", "test"):
             if len(splits.get(split, ())) == 0:
-                raise InputError(f"The corpus has no utterance in {split!r}. Give data.{split}.")
+                alone = ", or learn from terms alone: vocabulary.synthetic=1" if split == "train" else ""
+                raise InputError(f"The corpus has no utterance in {split!r}. Give data.{split}{alone}.")
         self.audit = share(partial(self._listen, splits))
         if not self.audit.splits:
             self.audit.splits = {name: keep_usable(rows, self.audit.sounds[name]) for name, rows in splits.items()}

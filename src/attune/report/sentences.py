@@ -1,5 +1,8 @@
 """What a run's numbers say, in words."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from attune.report.record import RunRecord, compute_change, format_percent, is_clear, list_panels
 
 NO_CHANGE = 0.0005  # rounds to 0.0 points of WER
@@ -7,6 +10,8 @@ NO_CHANGE = 0.0005  # rounds to 0.0 points of WER
 
 def summarise(record: RunRecord) -> str:
     """One sentence: what fine-tuning gained on the target, and what it forgot. What may be chance is called so."""
+    if judged := record.result.get("test", {}).get("pairs"):
+        return _describe_judge(judged)
     means = _name_means(record)
     if not means:
         wer = format_percent(record.result.get("test", {}).get("wer"))
@@ -19,6 +24,15 @@ def summarise(record: RunRecord) -> str:
     doubtful = abs(change) >= NO_CHANGE and not is_clear(before, after)
     doubt = ", a change that the 95 % intervals do not tell from chance" if doubtful else ""
     return f"{target}{doubt}; {_describe_retention(record)}."
+
+
+def _describe_judge(judged: Mapping[str, Any]) -> str:
+    low, high = (format_percent(each) for each in judged["ordered_ci95"])
+    return (
+        f"The reward model puts {format_percent(judged['ordered'])} % [{low}–{high}] of {judged['pairs']} pairs of the "
+        "test set in their order; 50 % would be chance. What it writes itself is no longer of use, unless "
+        "objective.anchor held it."
+    )
 
 
 def describe_remainder(record: RunRecord) -> str:

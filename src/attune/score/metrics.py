@@ -36,6 +36,7 @@ class Prediction:
     duration_s: float
     recording: str | None = None  # the file that it was cut from, where utterances share files
     accent: str | None = None
+    margin: float | None = None  # of a pair: a reward model's score of the reference over that of the rejected text
 
 
 @dataclass(frozen=True)

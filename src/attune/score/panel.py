@@ -25,6 +25,16 @@ class Remainder:
 
 
 @dataclass(frozen=True)
+class PairScore:
+    """Pairs of transcripts: the share that a reward model puts in their order, where equal scores count a half, and
+    its interval, of which (nan, nan) is that of a single pair."""
+
+    pairs: int
+    ordered: float
+    ordered_ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class PanelScore:
     """One test set, scored as a corpus. Rates are fractions; they can exceed 1, because insertions count.
 
@@ -51,6 +61,7 @@ class PanelScore:
     wer_whisper: float = float("nan")  # by the normaliser that Whisper's authors use for each language
     remainder: Remainder | None = None  # where some sentences are learnt too: the score of the others
     terms: TermScore | None = None  # where the run has a vocabulary
+    pairs: PairScore | None = None  # where a reward model has scored pairs
 
 
 def score_panel(
@@ -97,6 +108,7 @@ def score_panel(
         wer_whisper=_rate_as_whisper(unique, spellings),
         remainder=_score_remainder(unique, learnt),
         terms=score_terms(unique, finder, frequency or {}, draws, seed) if finder else None,
+        pairs=_score_pairs(unique, draws, seed),
     )
 
 
@@ -126,6 +138,17 @@ def _score_remainder(predictions: Sequence[Prediction], learnt: Set[str]) -> Rem
         return None
     word, character = (_measure(rest, unit, normalised=True) for unit in ("word", "character"))
     return Remainder(len(rest), word.errors.words, _rate(word), _rate(character))
+
+
+def _score_pairs(predictions: Sequence[Prediction], draws: int, seed: int) -> PairScore | None:
+    pairs = [each for each in predictions if each.margin is not None]
+    if not pairs:
+        return None
+    halves = [(each.margin > 0) + (each.margin >= 0) for each in pairs]  # type: ignore[operator]
+    units, _ = choose_units([each.speaker for each in pairs], [each.recording for each in pairs])
+    enough = len(set(units or range(len(pairs)))) > 1
+    interval = bootstrap_interval(halves, [2] * len(pairs), units, draws, seed) if enough else NO_INTERVAL
+    return PairScore(len(pairs), sum(halves) / 2 / len(pairs), interval)
 
 
 def count_errors(prediction: Prediction) -> Errors:

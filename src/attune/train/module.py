@@ -233,10 +233,13 @@ class WhisperModule(L.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Transcribe a panel into `predictions`. Lightning's predict would take our batches apart to count them."""
-        hypotheses = self._transcribe(self.whisper.encode(batch.waveform), batch)
+        states = self.whisper.encode(batch.waveform)
+        hypotheses = self._transcribe(states, batch)
         durations_s = (batch.lengths / SAMPLE_RATE_HZ).tolist()
         rows = zip(batch.ids, batch.references, hypotheses, batch.speakers, batch.languages, durations_s, strict=True)
-        self._heard.append([Prediction(*row) for row in rows])
+        judge = getattr(self.objective, "judge", None)  # of a reward model
+        margins = judge(self.whisper, states, batch) if judge else [None] * len(batch)
+        self._heard.append([Prediction(*row, margin=margin) for row, margin in zip(rows, margins, strict=True)])
 
     def _transcribe(self, states: Float[Tensor, "batch position width"], batch: Batch) -> list[str]:
         ids = decode(self.whisper, states, batch.prefixes, batch.lengths, self.bias)

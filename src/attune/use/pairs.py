@@ -54,9 +54,10 @@ def choose_config(run_or_model: str, words: Sequence[str]) -> Any:
 
 
 def make_pairs(whisper: Whisper, config: Any, out: Path, wanted: Wanted) -> dict[str, int]:
-    """Write OUT/train.jsonl and OUT/validation.jsonl, of pairs, and OUT/test.jsonl, of transcripts, for data=pairs.
+    """Write OUT/train.jsonl and OUT/validation.jsonl, of pairs, and OUT/test.jsonl, of all utterances, for data=pairs.
 
-    An utterance of which every attempt is right, or as good as the chosen text, makes no pair. Audio that is a file
+    An utterance of which every attempt is right, or as good as the chosen text, makes no pair. In test it stands by
+    itself, and so do all where chosen=best, for what is scored are the words that were said. Audio that is a file
     stays where it is; other audio is written to OUT/audio.
 
     Args:
@@ -64,7 +65,7 @@ def make_pairs(whisper: Whisper, config: Any, out: Path, wanted: Wanted) -> dict
         config: of a run, of which data and context are taken.
 
     Returns:
-        pairs in each of the two, and transcripts in the third.
+        pairs in each of the two, and utterances in the third.
 
     Raises:
         InputError: OUT is not empty, a setting makes no sense, or no attempt is worse than what is chosen.
@@ -81,7 +82,8 @@ def make_pairs(whisper: Whisper, config: Any, out: Path, wanted: Wanted) -> dict
     counts = {
         split: _write(data, split, pair_up(whisper, data, split, wanted), out) for split in ("train", "validation")
     }
-    counts["test"] = write_transcripts(data, "test", out)
+    pairs = dict(pair_up(whisper, data, "test", wanted)) if wanted.chosen == "reference" else {}
+    counts["test"] = write_transcripts(data, "test", out, pairs)
     if not counts["train"]:
         raise InputError(
             "No attempt at a training utterance is worse than what is chosen, so there is no pair. Draw more of them "
@@ -150,10 +152,12 @@ def count_errors(reference: str, hypothesis: str, language: str | None) -> int:
     return count_character_errors(said, heard).total
 
 
-def write_transcripts(data: SpeechDataModule, split: str, out: Path) -> int:
-    """Write OUT/SPLIT.jsonl, a manifest of the utterances as they are. How many there are."""
+def write_transcripts(
+    data: SpeechDataModule, split: str, out: Path, pairs: Mapping[str, dict[str, str]] | None = None
+) -> int:
+    """Write OUT/SPLIT.jsonl, a manifest of all utterances, of those in `pairs` as pairs. How many there are."""
     texts = {row["id"]: {"text": row["text"]} for row in data.splits[split].remove_columns("audio").to_list()}
-    return _write(data, split, texts.items(), out)
+    return _write(data, split, {**texts, **(pairs or {})}.items(), out)
 
 
 def _write(data: SpeechDataModule, split: str, found: Iterable[tuple[str, dict[str, str]]], out: Path) -> int:

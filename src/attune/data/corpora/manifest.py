@@ -27,7 +27,8 @@ class ManifestCorpus:
     """Splits from manifest files. Relative audio paths resolve against the manifest's own folder.
 
     Args:
-        train, validation, test: manifest files; `test` may be left out, then the validation file is the test panel too.
+        train, validation, test: manifest files; `train` may be null where a run learns from synthetic speech alone
+            (vocabulary.synthetic=1), `test` may be left out, then the validation file is the test panel too.
         language: Whisper's code or name for rows without a language column.
         retention: NAME -> manifest of what the model should not forget, scored before and after.
         columns: our name -> the file's name for it, where they differ: {"text": "sentence", "audio": "path"}.
@@ -44,7 +45,7 @@ class ManifestCorpus:
 
     def __init__(
         self,
-        train: str,
+        train: str | None,
         validation: str,
         test: str | None = None,
         language: str | None = None,
@@ -54,7 +55,8 @@ class ManifestCorpus:
         retention_validation: Mapping[str, str] | None = None,
         audio_folders: Sequence[str] = (),
     ):
-        files = {"train": train, "validation": validation, "test": test or validation}
+        files = {"train": train} if train else {}
+        files |= {"validation": validation, "test": test or validation}
         files |= {f"retention/{name}": path for name, path in (retention or {}).items()}
         self.files = {split: Path(path) for split, path in files.items()}
         extra = {"replay": replay_from} if replay_from else {}

@@ -1,11 +1,13 @@
 """A model of what people prefer: a score for a transcript, learnt from pairs; `rewards.model` of objective=grpo."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from attune.data.batch import Batch
 from attune.data.module import SpeechDataModule
 from attune.errors import InputError
+from attune.model.additions import REWARD
 from attune.model.reward_head import add_reward_head, score_transcripts
 from attune.model.whisper import Whisper
 from attune.train.objective.cross_entropy import CrossEntropy, LossTerms
@@ -50,15 +52,31 @@ class RewardModel:
         self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
     ) -> LossTerms:
         """The same from encoder states that are there already."""
-        is_pair = find_pairs(batch)
-        chosen = score_transcripts(whisper, states, batch.decoder_input_ids, batch.labels)
-        rejected = chosen
-        if batch.rejected_labels is not None:
-            other = batch.as_rejected()
-            rejected = score_transcripts(whisper, states, other.decoder_input_ids, other.labels)
-        margins = chosen - rejected
+        is_pair, margins = find_pairs(batch), compute_margins(whisper, states, batch)
         total = (compute_preference_loss(margins, self.label_smoothing) * is_pair).sum()
         logged = describe_margins(margins, is_pair)
         if self.anchor:
             total = total + self.anchor * CrossEntropy().loss_from_states(whisper, states, batch).total
         return LossTerms(total, len(batch), logged)
+
+    @torch.no_grad()
+    def judge(
+        self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
+    ) -> list[float | None]:
+        """By how much the chosen transcript of each utterance is scored above the rejected one; None without a pair, or
+        by a model that has no head."""
+        if batch.rejected_labels is None or not hasattr(whisper.network, REWARD):
+            return [None] * len(batch)
+        margins = compute_margins(whisper, states, batch).tolist()
+        return [margin if is_pair else None for margin, is_pair in zip(margins, find_pairs(batch), strict=True)]
+
+
+def compute_margins(
+    whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
+) -> Float[Tensor, "batch"]:
+    """s(chosen) - s(rejected) of each utterance; what that of one without a pair is means nothing."""
+    chosen = score_transcripts(whisper, states, batch.decoder_input_ids, batch.labels)
+    if batch.rejected_labels is None:
+        return chosen - chosen
+    other = batch.as_rejected()
+    return chosen - score_transcripts(whisper, states, other.decoder_input_ids, other.labels)
