@@ -35,6 +35,7 @@ CONTEXTS: dict[str, Context] = {
     "full": FullContext(),
 }
 WARM = 2  # steps
+EVALUATION_S = 240.0  # of window a batch that is scored: the default of data.evaluation_batch_window_s
 WINDOW_S = {"audio": 6.0, "packed": 7.5, "full": 30.0}  # of Whisper's window a clip of four seconds, margin included
 
 
@@ -43,7 +44,7 @@ def main(stage: str, model: str, manifest: str, steps: int, batch: int, cap: int
     corpus = ManifestCorpus(manifest, manifest, manifest)
     window_s = batch * WINDOW_S[context]  # a batch of the peer's size
     data = SpeechDataModule(
-        corpus, tokens, CONTEXTS[context], batch_window_s=window_s, evaluation_batch_window_s=4 * window_s,
+        corpus, tokens, CONTEXTS[context], batch_window_s=window_s, evaluation_batch_window_s=EVALUATION_S,
         allow_leakage=True,  # the same clips are learnt and scored: only time counts here
     )  # fmt: skip
     data.prepare()

@@ -81,7 +81,7 @@ def show(kind: str, seed: int, panel: dict) -> None:
     low_wer, high_wer = (100 * each for each in panel["wer_ci95"])
     print(
         f"{kind:6} {seed:4} {100 * panel['wer']:5.1f} [{low_wer:.1f}, {high_wer:.1f}] "
-        f"{100 * terms['recall']:10.1f} [{low:.1f}, {high:.1f}] {terms['insertions']:18}",
+        f"{100 * terms['recall']:10.1f} [{low:.1f}, {high:.1f}] {terms['false_insertions']:18}",
         flush=True,
     )
 

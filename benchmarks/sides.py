@@ -24,10 +24,14 @@ def peak_resident_gb() -> float:
 def make_clips(count: int, folder: Path, digits: str | None = None) -> Path:
     """A manifest of clips of 2 to 6 s, 16 kHz, ready for either side: rendered sentences, and as many clips of recorded
     digits, where there is a manifest of them."""
-    rendered = (pair for pair in render_sentences(seed=5) if SHORTEST_S <= len(pair[0]) / RATE_HZ <= LONGEST_S)
-    recorded = join_digits(Path(digits)) if digits else rendered
+    rendered = (pair for pair in render_sentences(seed=5) if has_right_length(pair))
+    recorded = filter(has_right_length, islice(join_digits(Path(digits)), 10 * count)) if digits else rendered
     clips = (next(source) for source in cycle([rendered, recorded]))
     return write_clips(islice(clips, count), folder)
+
+
+def has_right_length(clip: Clip) -> bool:
+    return SHORTEST_S <= len(clip[0]) / RATE_HZ <= LONGEST_S
 
 
 def make_clips_of(length_s: float, count: int, folder: Path) -> Path:
@@ -58,16 +62,18 @@ def render_sentences(seed: int) -> Iterator[Clip]:
 
 
 def join_digits(manifest: Path) -> Iterator[Clip]:
-    """Recorded digits, four to eight to a clip, again and again."""
+    """Recordings of digits, single ones or several, as many to a clip as it takes; drawn for ever."""
     from attune.audio.waveform import load_waveform
 
     rows = [json.loads(line) for line in manifest.read_text().splitlines() if line.strip()]
     drawn = random.Random(0)
     while True:
-        chosen = drawn.sample(rows, drawn.randint(4, 8))
-        waveform = torch.cat([load_waveform(manifest.parent / row["audio"]) for row in chosen])
-        if SHORTEST_S <= len(waveform) / RATE_HZ <= LONGEST_S:
-            yield waveform, " ".join(row["text"] for row in chosen)
+        wanted_s, pieces, said = drawn.uniform(SHORTEST_S, LONGEST_S - 1), [torch.zeros(0)], []
+        while sum(map(len, pieces)) < wanted_s * RATE_HZ:
+            row = drawn.choice(rows)
+            pieces.append(load_waveform(manifest.parent / row["audio"]))
+            said.append(row["text"])
+        yield torch.cat(pieces), " ".join(said)
 
 
 def write_clips(clips: Iterable[Clip], folder: Path) -> Path:

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--model", help="a Whisper folder or hub name")
     parser.add_argument("--manifest", help="JSONL with audio, text and language; 16 kHz")
     parser.add_argument("--digits", help="JSONL with audio (relative to it) and text, of single recorded digits")
-    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--clips", type=int, default=192)
     parser.add_argument("--batch", type=int, default=8, help="clips")
     parser.add_argument("--steps", type=int, default=24, help="of ours; the peer takes a sixth of them")
     parser.add_argument("--cap", type=int, default=48, help="tokens a hypothesis, prefix included")
@@ -103,6 +103,7 @@ def measure_rows(side: Sides, manifest: str) -> dict[str, Measured]:
         peer, ours = peers[row.peer], side.ours(*row.ours, manifest)
         ratio = ours["clips_per_second"] / peer["clips_per_second"]
         results[row.name] = {"peer": dict(peer), "ours": ours, "ratio": ratio, "goal": row.goal}
+        print(f"{row.name}: {ratio:.1f}x", file=sys.stderr)
     same = results["evaluation, context=full"]
     pairs = zip(same["peer"]["hypotheses"], same["ours"]["hypotheses"], strict=True)
     same["identical_hypotheses"] = sum(one.strip() == other.strip() for one, other in pairs)

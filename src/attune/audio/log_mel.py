@@ -7,6 +7,8 @@ from transformers.audio_utils import mel_filter_bank
 
 from attune.audio.waveform import HOP_SAMPLES, N_FFT, SAMPLE_RATE_HZ
 
+SAMPLES_CACHED = 200_000  # 2 MB of overlapping frames
+
 
 class LogMel(nn.Module):
     """The log-mel spectrogram on which Whisper was pretrained.
@@ -34,9 +36,14 @@ class LogMel(nn.Module):
     def forward(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch mel frame"]:
         """frame = sample // 160. Half precision would lose the quiet bands, so autocast is off in here."""
         with torch.autocast(waveform.device.type, enabled=False):
-            log = self._compute_power(waveform.float()).clamp(min=1e-10).log10()
-            floor = log.amax(dim=(-2, -1), keepdim=True) - 8.0
-            return ((torch.maximum(log, floor) + 4.0) / 4.0).transpose(1, 2)
+            # On a CPU a few utterances at a time: what does not fit into its cache takes three times as long.
+            rows = max(1, SAMPLES_CACHED // waveform.shape[1]) if waveform.device.type == "cpu" else len(waveform)
+            return torch.cat([self._compute(part) for part in waveform.float().split(max(1, rows))])
+
+    def _compute(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch mel frame"]:
+        log = self._compute_power(waveform).clamp(min=1e-10).log10()
+        floor = log.amax(dim=(-2, -1), keepdim=True) - 8.0
+        return ((torch.maximum(log, floor) + 4.0) / 4.0).transpose(1, 2)
 
     def _compute_power(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch frame mel"]:
         """Frames are rows all the way: torch.stft would hand out columns, and a magnitude is a root too many."""

@@ -151,7 +151,7 @@ def read_mono(file: soundfile.SoundFile, frames: int) -> Float[Tensor, "frame"]:
 
 def _read_block(file: soundfile.SoundFile, frames: int) -> Float[Tensor, "frame"]:
     samples: np.ndarray = file.read(frames, dtype="float32", always_2d=True)
-    return torch.from_numpy(samples).mean(dim=1)
+    return torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1))
 
 
 def resample(waveform: Float[Tensor, "*batch sample"], rate_hz: int) -> Float[Tensor, "*batch resampled"]:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 WANDB_HOST = "api.wandb.ai"
 # What waits for W&B waits so long and no longer: it may hang, and a machine with a GPU is dear. The default run, of 150
 # seconds, loses less than 5 % of its time to a server that hangs, at whichever moment it begins to.
-ANSWER_S, INIT_S, FINISH_S = 2.0, 5.0, 5.0
+ANSWER_S, INIT_S, FINISH_S = 2.0, 5.0, 4.0
 Shown = tuple[str, str, str, str, Float[Tensor, "sample"]]  # id, reference, before, after, audio
 
 
