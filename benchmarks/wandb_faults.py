@@ -7,6 +7,7 @@ of a run without W&B, of one in trouble beyond that of a good one. What else a r
 
     python benchmarks/wandb_faults.py                        # the default run, seven times: about 20 minutes
     python benchmarks/wandb_faults.py trainer.max_steps=10
+    python benchmarks/wandb_faults.py --cases "none; good; hangs, middle"
 """
 
 import json
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,11 @@ def measure(case: str, folder: Path, words: list[str]) -> dict[str, Any]:
     return found
 
 
-def main(words: list[str]) -> None:
+def main(words: list[str], cases: Sequence[str] = CASES) -> None:
     print(f"{'case':20}" + "".join(f"{name:>11}" for name in ("run s", *WAITS, "share", "rows", "requests")))
     bare = dict.fromkeys(WAITS, 0.0)
     with tempfile.TemporaryDirectory() as place:
-        for number, case in enumerate(CASES):
+        for number, case in enumerate(cases):
             found = measure(case, Path(place) / str(number), words)
             seconds = found["seconds"]
             waits = [seconds.get(name, 0.0) - bare[name] for name in WAITS]
@@ -106,5 +107,7 @@ def main(words: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--case"]:
         run_case(sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
+    elif sys.argv[1:2] == ["--cases"]:
+        main(sys.argv[3:], [case.strip() for case in sys.argv[2].split(";")])
     else:
         main(sys.argv[1:])

@@ -50,7 +50,7 @@ class Dpo(nn.Module):
         self,
         beta: float = 0.1,
         label_smoothing: float = 0.0,
-        anchor: float = 0.01,
+        anchor: float = 1.0,
         reference: str | None = None,
     ):
         super().__init__()
