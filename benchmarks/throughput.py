@@ -155,7 +155,7 @@ def plot_ratios(rows: dict[str, Measured]) -> Figure:
     axes.plot([rows[name]["goal"] for name in names], names, "|", color="#222222", markersize=14, label="goal")
     axes.axvline(1.0, color="#999999", linewidth=1)
     axes.set(xscale="log", xlabel="Clips a second, times Seq2SeqTrainer's")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -168,6 +168,7 @@ def plot_lengths(found: list[Measured]) -> Figure:
         axes.plot(lengths, [each[side] for each in found], "o-", label=name, color=color)
     axes.set(xscale="log", yscale="log", xlabel="Clip length (s)", ylabel="Audio seconds trained on a second")
     axes.set_xticks(lengths, map(str, lengths))
+    axes.set_yticks(rates := [1, 2, 5, 10, 20, 50], map(str, rates))
     axes.minorticks_off()
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
