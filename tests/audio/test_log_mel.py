@@ -5,7 +5,7 @@ import torch
 from transformers import WhisperFeatureExtractor
 from whispers import make_sound
 
-from attune.audio.log_mel import LogMel
+from attune.audio.log_mel import SAMPLES_CACHED, LogMel
 from attune.audio.waveform import SAMPLES_PER_POSITION, WINDOW_POSITIONS
 
 
@@ -26,6 +26,15 @@ def test_rows_of_a_batch_do_not_meet() -> None:
     log_mel = LogMel(80)
     together = log_mel(torch.stack([loud, quiet]))
     torch.testing.assert_close(together[1:], log_mel(quiet[None]), atol=1e-6, rtol=0)
+
+
+def test_a_batch_of_many_parts_is_that_of_its_rows() -> None:
+    """On a CPU it is computed a few rows at a time."""
+    rows = torch.stack([make_sound(1.0, seed) for seed in range(30)])
+    assert len(rows) * rows.shape[1] > 2 * SAMPLES_CACHED
+    log_mel = LogMel(80)
+    alone = torch.cat([log_mel(row[None]) for row in rows])
+    torch.testing.assert_close(log_mel(rows), alone, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("positions", [150, 300, 1100])

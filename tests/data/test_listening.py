@@ -92,6 +92,20 @@ def test_a_row_is_believed_where_it_can_be(tmp_path: Path) -> None:
     assert expected[5:].tolist() == [0.0] * 5  # these are listened to, whatever the limit
 
 
+@pytest.mark.parametrize("late_s", [0.0, 1.0])
+def test_headers_are_asked_alike_of_a_fast_disk_and_a_late_one(
+    late_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several chunks: of a late disk in threads."""
+    monkeypatch.setattr("attune.data.listening.LATE_S", late_s)
+    monkeypatch.setattr("attune.data.listening.HEADERS_TOGETHER", 2)
+    lengths_s = [0.5, 1.0, 1.5, 2.0, 2.5]
+    for number, length_s in enumerate(lengths_s):
+        (tmp_path / f"{number}.wav").write_bytes(encode_wav(make_sound(length_s, 1)))
+    rows = [make_row(number, str(tmp_path / f"{number}.wav")) for number in range(5)]
+    assert expect_durations(build_dataset(rows), np.ones(5, bool)) == pytest.approx(lengths_s, abs=1e-3)
+
+
 def test_what_looks_wrong_is_heard_and_the_rest_is_told(tmp_path: Path, nano_tokens: Tokens) -> None:
     rows = [make_row(number, duration_s=0.5) for number in range(40)]
     rows[11]["audio"] = {"path": str(tmp_path / "gone.wav"), "bytes": None}

@@ -37,7 +37,7 @@ class LogMel(nn.Module):
         """frame = sample // 160. Half precision would lose the quiet bands, so autocast is off in here."""
         with torch.autocast(waveform.device.type, enabled=False):
             # On a CPU a few utterances at a time: what does not fit into its cache takes three times as long.
-            rows = max(1, SAMPLES_CACHED // waveform.shape[1]) if waveform.device.type == "cpu" else len(waveform)
+            rows = SAMPLES_CACHED // waveform.shape[1] if waveform.device.type == "cpu" else len(waveform)
             return torch.cat([self._compute(part) for part in waveform.float().split(max(1, rows))])
 
     def _compute(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch mel frame"]:

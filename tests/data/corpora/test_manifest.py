@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from whispers import make_sound
 
+from attune.audio.context import AudioContext
 from attune.audio.waveform import encode_wav
 from attune.data.audit import encode_row, load_row
 from attune.data.corpora.manifest import ManifestCorpus
 from attune.data.corpora.schema import FEATURES
+from attune.data.module import SpeechDataModule
 from attune.errors import InputError
 from attune.text.tokens import Tokens
 
@@ -147,6 +149,13 @@ def test_without_a_test_manifest_the_validation_is_the_test(folder: Path) -> Non
     train, validation = jsonl(folder / "train.jsonl", [A]), jsonl(folder / "dev.jsonl", [B])
     corpus = ManifestCorpus(train, validation, language="en").splits()
     assert list(corpus["test"]["text"]) == list(corpus["validation"]["text"]) == ["Two, three."]
+
+
+def test_without_a_training_manifest_there_is_nothing_to_learn_but_terms(folder: Path, nano_tokens: Tokens) -> None:
+    corpus = ManifestCorpus(None, jsonl(folder / "dev.jsonl", [A, B]), language="en")
+    assert set(corpus.splits()) == {"validation", "test"}
+    with pytest.raises(InputError, match=r"no utterance in 'train'. Give data.train, or .* vocabulary.synthetic=1"):
+        SpeechDataModule(corpus, nano_tokens, AudioContext()).prepare()
 
 
 def test_an_empty_text_is_an_utterance_without_speech(folder: Path, nano_tokens: Tokens) -> None:
