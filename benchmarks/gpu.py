@@ -14,6 +14,7 @@ import json
 import tempfile
 import time
 import traceback
+from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,23 +120,27 @@ class Bench:
         """As many windows as make a step of STEP_TFLOP, or as fit."""
         if self.smoke:
             return 2
-        total = torch.cuda.get_device_properties(self.device).total_memory
-        room = 1e9 * limit_gb if limit_gb else USED * total
+        total_gb = torch.cuda.get_device_properties(self.device).total_memory / 1e9
+        room_gb = limit_gb or USED * total_gb
         wanted = 256 if limit_gb else max(1, round(STEP_TFLOP * 1e12 / count_step(whisper, 1, positions)))
-        fitting = (each for each in range(1, wanted + 1) if foresee(whisper, each, positions).total <= room)
-        return max(fitting, default=1)
+        return min(wanted, self._fit(whisper, positions, room_gb))
+
+    def _fit(self, whisper: Whisper, positions: int, room_gb: float) -> int:
+        """The most windows of which a step fits, by the plan; 1 at least."""
+        counts = range(1, 1025)
+        return max(1, bisect_right(counts, 1e9 * room_gb, key=lambda each: foresee(whisper, each, positions).total))
 
     def lora_within(self, positions: int) -> Result:
         """The largest batch of large-v3 with LoRA that the plan puts into 16 GB, and what it takes."""
         choose = lambda whisper: (self._fill(whisper, positions, 0.94 * CARD_GB), positions)  # noqa: E731
         return self._shares(train(self.sizes[-1], Lora(), choose, self.device, 3, 1))
 
-    def ours(self, clips: int) -> Result:
+    def ours(self, choose_clips: Callable[[Whisper], int], compile: bool = False) -> Result:
         """Training on clips of five seconds, full fine-tuning, at context=audio."""
         positions = AudioContext().positions(CLIP_S, None)
-        return self._shares(
-            train(self.sizes[0], Full(), lambda _: (clips, positions), self.device, self.steps, self.warm)
-        )
+        choose = lambda whisper: (choose_clips(whisper), positions)  # noqa: E731
+        warm = self.warm + 2 * compile
+        return self._shares(train(self.sizes[0], Full(), choose, self.device, self.steps, warm, compile))
 
     def peer(self, clips: int) -> Result:
         """transformers' Seq2SeqTrainer on the same number of clips, padded to 30 s, features ready in memory."""
@@ -163,6 +168,27 @@ class Bench:
         trainer.train()
         step_s = (marks[-1] - marks[warm - 1]) / steps
         return {"windows": clips, "step_s": step_s, "utterances_per_second": clips / step_s, "peak_gb": peak_gb(device)}
+
+    def against_peer(self, clips: int, compile: bool) -> None:
+        """Both sides with batches of as many clips, then ours with as many as the memory of the peer holds."""
+        self.part("peer 5 s", lambda: self.peer(clips))
+        peer = self.found["peer 5 s"]
+        room: float = peer.get("peak_gb") or 0.0  # 0 on a CPU: no more clips
+        positions = AudioContext().positions(CLIP_S, None)
+        ways = {
+            "as many": lambda _: clips,
+            "in its memory": lambda whisper: max(clips, self._fit(whisper, positions, room)),
+        }
+        for name, choose in ways.items():
+            for compiled in (False, True)[: 1 + compile]:
+                part = f"ours 5 s, {name}" + compiled * ", compiled"
+                self.part(part, lambda choose=choose, compiled=compiled: self.ours(choose, compiled))
+                rates = [each.get("utterances_per_second") for each in (self.found[part], peer)]
+                if all(rates):
+                    self.part(
+                        f"times the peer, {name}" + compiled * ", compiled",
+                        lambda rates=rates: {"training": rates[0] / rates[1]},
+                    )
 
     def decode(self, size: str) -> Result:
         """Greedy decoding with random weights, which never end: clips of five seconds at context=audio, 40 tokens."""
@@ -275,17 +301,15 @@ def main() -> None:
         for size in bench.sizes:
             for kind in ("full", "lora"):
                 for positions in (SHORT, LONG):
-                    name = f"train {size} {kind} {positions}"
-                    bench.part(name, lambda job=(size, kind, positions): bench.train(*job))
+                    job = size, kind, positions
+                    bench.part(f"train {size} {kind} {positions}", lambda job=job: bench.train(*job))
+                    if wanted.compile:
+                        bench.part(f"compiled {size} {kind} {positions}", lambda job=job: bench.train(*job, True))
     if "lora16" in parts:
         for positions in (SHORT, LONG):
             bench.part(f"lora16 {bench.sizes[-1]} {positions}", lambda each=positions: bench.lora_within(each))
     if "peer" in parts:
-        bench.part("ours 5 s", lambda: bench.ours(clips))
-        bench.part("peer 5 s", lambda: bench.peer(clips))
-        both = [bench.found[name].get("utterances_per_second") for name in ("ours 5 s", "peer 5 s")]
-        if all(both):
-            bench.part("times the peer", lambda: {"training": both[0] / both[1]})
+        bench.against_peer(clips, wanted.compile)
     if "decode" in parts:
         for size in bench.sizes:
             bench.part(f"decode {size}", lambda each=size: bench.decode(each))
@@ -294,10 +318,6 @@ def main() -> None:
         bench.part("mel", bench.mel)
     if "files" in parts:
         bench.part("files", bench.files)
-    if wanted.compile:
-        for size in bench.sizes:
-            for kind in ("full", "lora"):
-                bench.part(f"compiled {size} {kind} {LONG}", lambda job=(size, kind): bench.train(*job, LONG, True))
     print(f"{time.perf_counter() - bench.started:.0f} s in all")
 
 

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 from attune.audio.waveform import SAMPLE_RATE_HZ, SAMPLES_PER_POSITION
 from attune.data.batch import Batch, Example, collate
 from attune.model.finetune.base import FineTuning, apply_finetuning
-from attune.model.flops import count_forward, count_training
+from attune.model.flops import count_forward, count_training, learning_shares
 from attune.model.whisper import Whisper, complete_generation_config, load_tokens
 from attune.text.tokens import Tokens
 from attune.train.callbacks.throughput import GPU_PEAKS
@@ -184,7 +184,7 @@ def foresee(whisper: Whisper, windows: int, positions: int) -> Need:
 def count_step(whisper: Whisper, windows: int, positions: int) -> float:
     """FLOPs of a training step."""
     forward = count_forward(whisper.network.config, windows, positions, TOKENS, windows * TOKENS)
-    return count_training(whisper.network, forward)
+    return count_training(forward, learning_shares(whisper.network))
 
 
 def measure_products(device: torch.device, side: int) -> float:
@@ -221,6 +221,7 @@ def peak_gb(device: torch.device) -> float | None:
 def forget(device: torch.device) -> None:
     """Free what the part before has left, and let the peak begin anew."""
     gc.collect()
+    torch.compiler.reset()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -12,7 +12,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from attune.model.finetune.full import Full
 from attune.model.finetune.lora import Lora
-from attune.model.flops import count_forward, count_training
+from attune.model.flops import count_forward, count_training, learning_shares
 from attune.train.callbacks.throughput import GPU_PEAKS
 from attune.train.memory import Job, Load
 
@@ -47,7 +47,7 @@ def measure(name: str, finetune: Full | Lora, peak: float) -> tuple[float, float
     memory = [replace(job, shards=shards).need().total / 1e9 for shards in (1, 8)]
     gradients = 4 * sum(each.numel() for each in network.parameters() if each.requires_grad) / 1e9
     forward = count_forward(network.config, WINDOWS, POSITIONS, TOKENS, WINDOWS * TAUGHT)
-    hour = count_training(network, forward) * 3600 / (WINDOWS * SPOKEN_S)
+    hour = count_training(forward, learning_shares(network)) * 3600 / (WINDOWS * SPOKEN_S)
     return memory[0], memory[1], gradients, hour / 1e15, 1000 * hour / peak / 3600
 
 

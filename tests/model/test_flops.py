@@ -13,7 +13,7 @@ from attune.data.batch import Batch
 from attune.model.finetune.full import Full
 from attune.model.finetune.layers import Layers
 from attune.model.finetune.lora import Lora
-from attune.model.flops import Work, count_forward, count_training
+from attune.model.flops import Work, count_forward, count_training, learning_shares
 from attune.model.whisper import Whisper, encode
 from attune.text.tokens import IGNORED
 
@@ -53,7 +53,7 @@ def test_full_fine_tuning_is_three_forward_passes(any_whisper: Whisper) -> None:
     batch, config = make_batch(whisper.tokens, 200), whisper.network.config
     into_log_mel = len(batch) * 2 * 2 * 200 * 3 * config.num_mel_bins * config.d_model
     counted = count_by_torch(whisper, batch, backward=True)
-    assert count_training(whisper.network, work_of(whisper, batch)) == counted + into_log_mel
+    assert count_training(work_of(whisper, batch), learning_shares(whisper.network)) == counted + into_log_mel
 
 
 @pytest.mark.parametrize(("make", "within"), [(lambda: Layers(["model.decoder.*"]), 0.05), (lambda: Lora(rank=1), 0.1)])
@@ -62,4 +62,6 @@ def test_parts_that_learn_are_counted_closely(nano_like: Whisper, make: Callable
     make().apply(whisper.network)
     batch = make_batch(whisper.tokens, 200)
     counted = count_by_torch(whisper, batch, backward=True)
-    assert count_training(whisper.network, work_of(whisper, batch)) == pytest.approx(counted, rel=within)
+    assert count_training(work_of(whisper, batch), learning_shares(whisper.network)) == pytest.approx(
+        counted, rel=within
+    )

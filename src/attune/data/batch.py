@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -57,6 +58,9 @@ class Batch:
             shape and nothing to listen to, so that whoever tries fails at once.
         rejected_input_ids, rejected_labels: the same of worse transcripts, all IGNORED for an utterance that has none;
             None where no utterance has one.
+
+    What is counted of a batch is counted before it goes to a device (`taught`, `samples`), and goes along: whoever
+    asked there would wait for all that the device was asked to do before.
     """
 
     ids: list[str]
@@ -80,10 +84,20 @@ class Batch:
     def utterances(self) -> int:
         return sum(self.packed) or len(self)
 
+    @cached_property
+    def taught(self) -> Int[Tensor, "taught"]:
+        """The places of the tokens that are taught, in the flattened labels."""
+        return (self.labels != IGNORED).flatten().nonzero().squeeze(1)
+
+    @cached_property
+    def samples(self) -> int:
+        """Of all utterances, before padding."""
+        return int(self.lengths.sum())
+
     @property
     def supervised(self) -> int:
         """How many tokens are taught."""
-        return int((self.labels != IGNORED).sum())
+        return len(self.taught)
 
     def as_rejected(self) -> Self:
         """The same utterances with their worse transcripts."""
@@ -103,7 +117,9 @@ class Batch:
     def _each_tensor(self, change) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor) and not value.is_meta}
-        return replace(self, **{name: change(value) for name, value in tensors.items()})
+        changed = replace(self, **{name: change(value) for name, value in tensors.items()})
+        vars(changed).update(taught=change(self.taught), samples=self.samples)
+        return changed
 
     def cut(self, parts: int) -> list[Self]:
         """The rows in at most so many parts, in order and nearly equal in size; padding stays as it is."""

@@ -39,13 +39,22 @@ def count_forward(config: WhisperConfig, utterances: int, positions: int, tokens
     return Work(utterances * encoder, utterances * decoder + 2 * supervised * width * vocabulary)
 
 
-def count_training(network: WhisperForConditionalGeneration, forward: Work) -> float:
+def count_training(forward: Work, learns: tuple[float, float]) -> float:
     """Forward and backward: the backward pass costs the forward's products once for what gradients flow through, and
-    once more for the weights that learn. Full fine-tuning is 3 forwards, LoRA a little above 2, a frozen encoder 1."""
-    encoder_learns, decoder_learns = (_learning_share(part) for part in (network.model.encoder, network.model.decoder))
+    once more for the weights that learn. Full fine-tuning is 3 forwards, LoRA a little above 2, a frozen encoder 1.
+
+    Args:
+        learns: what `learning_shares` says.
+    """
+    encoder_learns, decoder_learns = learns
     through_encoder, through_decoder = encoder_learns > 0, encoder_learns > 0 or decoder_learns > 0
     encoder = forward.encoder * (1 + through_encoder + encoder_learns)
     return encoder + forward.decoder * (1 + through_decoder + decoder_learns)
+
+
+def learning_shares(network: WhisperForConditionalGeneration) -> tuple[float, float]:
+    """Of the weights of encoder and decoder that are in products, the shares that learn."""
+    return _learning_share(network.model.encoder), _learning_share(network.model.decoder)
 
 
 def _learning_share(part: nn.Module) -> float:

@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 from attune.audio.log_mel import LogMel
 from attune.errors import InputError
 from attune.model.additions import WEIGHTS, load_additions
+from attune.model.attention import lighten_attention
 from attune.text.tokens import Tokens
 
 FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer.json or vocab.json")
@@ -41,6 +42,7 @@ class Whisper(nn.Module):
         self.tokens = tokens
         self.log_mel = LogMel(network.config.num_mel_bins)
         self._recalled: tuple[Tensor, Tensor] | None = None
+        lighten_attention(network)
         layer: Any
         for layer in (*network.model.encoder.layers, *network.model.decoder.layers):
             layer.self_attn_layer_norm.register_forward_hook(_narrow_output)
@@ -72,8 +74,17 @@ class Whisper(nn.Module):
         ).last_hidden_state
 
     def project(self, hidden: Float[Tensor, "*position width"]) -> Float[Tensor, "*position vocabulary"]:
-        """Decoder states -> logits over the vocabulary."""
-        return self.network.proj_out(hidden)
+        """Decoder states -> logits over the vocabulary.
+
+        Of OpenAI's vocabularies two have an odd size, for which a GPU's product of 16-bit matrices takes four times as
+        long: there the matrix is filled up to a multiple of 8 while it learns.
+        """
+        layer = self.network.proj_out
+        missing = -layer.weight.shape[0] % 8 if type(layer) is nn.Linear else 0
+        if not (missing and hidden.is_cuda and torch.is_grad_enabled()):
+            return layer(hidden)
+        weight = nn.functional.pad(narrow(layer.weight), (0, 0, 0, missing))
+        return nn.functional.linear(hidden, weight)[..., :-missing]
 
 
 def narrow(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -100,6 +111,8 @@ def encode(
     hidden = nn.functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
     hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
     hidden = nn.functional.dropout(hidden, p=encoder.dropout, training=encoder.training)
+    # Every sum that follows has the strides of this one: left in columns, each norm would copy what it is given.
+    hidden = hidden.contiguous()
     for layer in encoder.layers:
         if not _is_dropped(encoder):
             hidden = layer(hidden, None)

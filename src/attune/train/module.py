@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -18,7 +19,7 @@ from attune.data.processes import gather
 from attune.model.bias import TermBias
 from attune.model.decode import decode
 from attune.model.finetune.base import FineTuning, Scheduled, advance, after_step, parameter_groups, regularisation
-from attune.model.flops import Work, count_forward, count_training
+from attune.model.flops import Work, count_forward, count_training, learning_shares
 from attune.model.whisper import Whisper
 from attune.score.metrics import CorpusErrorRate, Prediction
 from attune.train.augmentation import Augmentation
@@ -93,6 +94,9 @@ class WhisperModule(L.LightningModule):
         self.window_tokens = 0  # supervised tokens since the last optimiser step, on this rank
         self.window_loss: Tensor | float = 0.0  # the objective's sum over them
         self.window_parts = 0  # micro-batches since then
+        self.mean_tokens = torch.ones(())  # of the ranks, in the window whose gradient is about to be used
+        self._gradient_norm: Tensor | None = None
+        self.learns = (1.0, 1.0)  # shares of the weights of encoder and decoder
         self.utterances_seen = 0
         self.audio_seen_s = 0.0
         self.flops_done = 0.0
@@ -116,6 +120,8 @@ class WhisperModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         advance(self.finetune, self.whisper.network, self.trainer.global_step / self.steps)
+        if batch_idx == 0 or isinstance(self.finetune, Scheduled):
+            self.learns = learning_shares(self.whisper.network)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """Forward and, on one device, backward too: a step that does not fit is then taken again (train/recovery.py),
@@ -162,11 +168,12 @@ class WhisperModule(L.LightningModule):
         self.window_tokens += terms.tokens
         self.window_loss = self.window_loss + terms.total.detach()
         self.utterances_seen += batch.utterances
-        self.audio_seen_s += float(batch.lengths.sum()) / SAMPLE_RATE_HZ
+        self.audio_seen_s += batch.samples / SAMPLE_RATE_HZ
         self.flops_done += self._count_flops(batch)
         self._log_values("train", terms, len(batch), on_step=True)
         rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
-        self.log("train/learning_rate", max(rates))  # lower blocks may learn more slowly
+        # Lower blocks may learn more slowly. A number Lightning would send to the device, and wait for it.
+        self.log("train/learning_rate", torch.tensor(max(rates)))
         total = terms.total + self._penalise(batch, terms)
         total = total + terms.tokens * regularisation(self.finetune, self.whisper.network)
         return total * self.trainer.accumulate_grad_batches  # Lightning divides by it; we divide by tokens instead
@@ -185,20 +192,44 @@ class WhisperModule(L.LightningModule):
         forward = count_forward(network.config, utterances, positions, tokens, batch.supervised)
         if batch.states is not None:  # the encoder was not asked
             forward = Work(0.0, forward.decoder)
-        return count_training(network, forward)
+        return count_training(forward, self.learns)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Turn the window's summed gradient into the mean over its tokens: before clipping, after unscaling."""
-        counted = [torch.as_tensor(each, device=self.device).float() for each in (self.window_loss, self.window_tokens)]
-        loss, tokens = self.trainer.strategy.reduce(torch.stack(counted), reduce_op="mean")
-        self.log("train/loss", loss / tokens.clamp(min=1), prog_bar=True)
-        # Ranks average their gradients, so dividing by the mean count of tokens divides the sum by the total count.
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                own_part(parameter.grad).div_(tokens)
+        """The window's loss: its sum, and the tokens that it is over."""
+        loss = torch.as_tensor(self.window_loss, device=self.device).float()
+        counted = torch.stack([loss, torch.full_like(loss, self.window_tokens)])
+        loss, self.mean_tokens = self.trainer.strategy.reduce(counted, reduce_op="mean")
+        self.log("train/loss", loss / self.mean_tokens.clamp(min=1), prog_bar=True)
         self.window_tokens = self.window_parts = 0
         self.window_loss = 0.0
         self.recovery.close_window()
+
+    @property
+    def gradient_norm(self) -> Tensor:
+        """The L2 norm of the window's gradient, which is a sum over its tokens: computed once a step."""
+        if self._gradient_norm is None:
+            norm = torch.nn.utils.get_total_norm(self._find_gradients())
+            self._gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return self._gradient_norm
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Turn the summed gradient into the mean over the window's tokens, whose norm is at most `gradient_clip_val`:
+        in one pass over it, after it was unscaled."""
+        # Ranks average their gradients, so dividing by the mean count of tokens divides the sum by the total count.
+        gradients = [own_part(each) for each in self._find_gradients()]
+        factor = 1.0 / self.mean_tokens
+        if gradient_clip_val:
+            factor = factor * (gradient_clip_val / (self.gradient_norm * factor + 1e-6)).clamp(max=1.0)
+        self._gradient_norm = None
+        if gradients:
+            torch._foreach_mul_(gradients, factor)  # type: ignore[attr-defined]  # what torch's own clipping calls
+
+    def _find_gradients(self) -> list[Tensor]:
+        """By the optimiser's lists: to walk all modules takes milliseconds."""
+        groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
+        return [each.grad for group in groups for each in group["params"] if each.grad is not None]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Once for each accumulation window, before any checkpoint is written: the type's own work must be in it."""

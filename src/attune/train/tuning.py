@@ -14,11 +14,13 @@ from attune.train.scoring import score
 
 TARGET = "validation"
 LIMIT = 0.005  # how much higher U-WER may be for the sake of the terms, a fraction: half a point
+SHARE = 0.05  # and how much higher, as a share of itself, where the terms that are won outweigh it
 # Half a point of a validation set of 136 other words is less than one word: there the WER of all words decides, in
-# which each term that is won weighs as much as a word that is lost.
+# which each term that is won weighs as much as a word that is lost. But no list may cost more than that share.
 RULE = (
-    f"Chosen: the highest F1 of the terms on {TARGET} among the weights at which the WER of all words is not above "
-    f"what it is without a bias, or that of the words outside the terms at most {100 * LIMIT:g} points above."
+    f"Chosen: the highest F1 of the terms on {TARGET} among the weights at which the WER of the words outside the "
+    f"terms is at most {100 * LIMIT:g} points above what it is without a bias, or at most {100 * SHARE:g} % above it "
+    "where the WER of all words is not above its own."
 )
 
 
@@ -69,6 +71,8 @@ def try_weights(trainer: L.Trainer, module: WhisperModule, data: SpeechDataModul
 
 def choose(tried: Sequence[Tried]) -> Tried:
     """By RULE; of equals the smallest weight. tried[0] is without a bias."""
-    limit = (tried[0].unbiased_wer or 0.0) + LIMIT + 1e-9
-    kept = [each for each in tried if each.wer <= tried[0].wer or (each.unbiased_wer or 0.0) <= limit]
+    plain = tried[0]
+    low = (plain.unbiased_wer or 0.0) + LIMIT + 1e-9
+    high = max(low, (1 + SHARE) * (plain.unbiased_wer or 0.0) + 1e-9)
+    kept = [each for each in tried if (each.unbiased_wer or 0.0) <= (high if each.wer <= plain.wer else low)]
     return max(kept, key=lambda each: (each.f1 or 0.0, -each.bias))

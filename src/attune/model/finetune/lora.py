@@ -11,7 +11,7 @@ from attune.model.finetune.targets import (
     PROJECTIONS,
     as_expression,
     check_rank,
-    leave_inputs,
+    lighten,
     match_linear,
     merge_linear,
 )
@@ -66,7 +66,7 @@ class Lora:
         )
         inject_adapter_in_model(config, network)
         if not self.dora:  # whose lengths are computed in the precision of the input
-            leave_inputs(network)
+            lighten(network)
 
     def merge(self, network: WhisperForConditionalGeneration) -> None:
         merge_linear(network)

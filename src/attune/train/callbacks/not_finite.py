@@ -9,7 +9,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from attune.data.batch import Batch
@@ -61,11 +60,10 @@ class NotFinite(Callback):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if scaler is not None and scaler.get_scale() > 1:  # 16-mixed: it looks itself, leaves the step out, and
             return  # scales less the next time; that is its way of finding the scale
-        learning = [parameter for parameter in pl_module.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in learning if parameter.grad is not None])
-        if torch.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm):
+        assert isinstance(pl_module, WhisperModule)
+        if torch.isfinite(pl_module.gradient_norm):
             return
-        for parameter in learning:
+        for parameter in pl_module.parameters():
             parameter.grad = None
         self.skipped += 1
         self._tell(pl_module)
@@ -84,8 +82,8 @@ class NotFinite(Callback):
             pl_module.log("train/skipped", float(self.skipped))
 
     def _tell(self, pl_module: L.LightningModule) -> None:
-        if isinstance(pl_module, WhisperModule):
-            pl_module.skipped_steps = self.skipped
+        assert isinstance(pl_module, WhisperModule)
+        pl_module.skipped_steps = self.skipped
 
     def _end(self, trainer: L.Trainer) -> None:
         path = self.folder / SAVED

@@ -33,7 +33,9 @@ class ProgressLine(Callback):
         self._update(completed=trainer.global_step)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:  # type: ignore[override]  # only what is used is named
-        self._update(completed=trainer.global_step, values=_values(trainer))
+        due = self.progress is not None and trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        # Values are read when they are logged anyway: to read one is to wait for the device.
+        self._update(completed=trainer.global_step, **({"values": _values(trainer)} if due else {}))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._update(values=_values(trainer))

@@ -12,7 +12,6 @@ from torch.utils.checkpoint import checkpoint
 
 from attune.data.batch import Batch
 from attune.model.whisper import Whisper
-from attune.text.tokens import IGNORED
 
 # Of logits in fp32 that are there at one time; the backward pass needs three times as much. With OpenAI's vocabulary
 # that is 1,293 tokens: some 80 utterances of five seconds.
@@ -61,8 +60,7 @@ class CrossEntropy:
         Where the logits would take more than LOGITS_BYTES they are made in chunks, and once more in the backward pass:
         the same sum, for the time of one more output projection; nothing keeps them then, and `logits` is None.
         """
-        is_taught = batch.labels != IGNORED
-        hidden, labels = whisper.decode(states, batch.decoder_input_ids)[is_taught], batch.labels[is_taught]
+        hidden, labels = take_taught(whisper.decode(states, batch.decoder_input_ids), batch)
         at_once = count_at_once(whisper)
         if len(labels) > at_once:
             sum_chunk: Any = partial(checkpoint, self._sum, whisper, use_reentrant=False, preserve_rng_state=False)
@@ -87,5 +85,12 @@ def compute_logits(
     whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
 ) -> Float[Tensor, "token vocabulary"]:
     """Of the supervised tokens, utterance by utterance, in fp32."""
-    hidden = whisper.decode(states, batch.decoder_input_ids)
-    return whisper.project(hidden[batch.labels != IGNORED]).float()
+    hidden, _ = take_taught(whisper.decode(states, batch.decoder_input_ids), batch)
+    return whisper.project(hidden).float()
+
+
+def take_taught(
+    hidden: Float[Tensor, "batch token width"], batch: Batch
+) -> tuple[Float[Tensor, "taught width"], Int[Tensor, "taught"]]:
+    """Decoder states and labels of the tokens that are taught, utterance by utterance."""
+    return hidden.flatten(0, 1)[batch.taught], batch.labels.flatten()[batch.taught]
