@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from apart import in_own_process
 from test_export import make_run
 from whispers import awaken, make_sound
 
@@ -138,6 +139,7 @@ def test_pushing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("to", ["ctranslate2", "ggml", "onnx"])
+@in_own_process
 def test_other_programs_hear_what_attune_hears(to: str, run: Path, tmp_path: Path) -> None:
     for package in (*FORMATS[to].writes_with, *FORMATS[to].runs_with):
         pytest.importorskip(package.replace("-", "_"))
@@ -146,6 +148,7 @@ def test_other_programs_hear_what_attune_hears(to: str, run: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("to", ["ctranslate2", "ggml", "onnx"])
+@in_own_process
 def test_openais_vocabulary_in_other_programs(to: str, real_tokenizer_whisper: Whisper, tmp_path: Path) -> None:
     """Nothing is laid out anew; what the generation config suppresses is suppressed; a loop ends where ours does."""
     for package in (*FORMATS[to].writes_with, *FORMATS[to].runs_with):
@@ -162,6 +165,7 @@ def test_openais_vocabulary_in_other_programs(to: str, real_tokenizer_whisper: W
 
 
 @pytest.mark.slow
+@in_own_process
 def test_digits_in_every_program(tmp_path: Path) -> None:
     """nano, a minute on spoken digits: the same WER in each program that is installed, within 0.2 points."""
     if not DIGITS.is_dir():

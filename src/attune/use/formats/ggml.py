@@ -179,7 +179,7 @@ class WhisperCpp:
 
         self.name = name_version("pywhispercpp")
         # With flash attention, which is whisper.cpp's default, 8 of 62 transcripts of digits were others; without, 1.
-        exact = {"flash_attn": False}
+        exact: Any = {"flash_attn": False}
         self.model: Any = Model(str(folder / FILE), redirect_whispercpp_logs_to=None, context_params=exact)
         settings = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
         # whisper.cpp has lists of its own of what is not to be written, and can be told to look at them.

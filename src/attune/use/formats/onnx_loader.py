@@ -13,6 +13,7 @@ tokens. past is 0 at first.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,8 +33,8 @@ class OnnxWhisper:
 
         folder = Path(folder)
         providers = onnxruntime.get_available_providers()
-        self.encoder = onnxruntime.InferenceSession(str(folder / "encoder.onnx"), providers=providers)
-        self.decoder = onnxruntime.InferenceSession(str(folder / "decoder.onnx"), providers=providers)
+        self.encoder: Any = onnxruntime.InferenceSession(str(folder / "encoder.onnx"), providers=providers)
+        self.decoder: Any = onnxruntime.InferenceSession(str(folder / "decoder.onnx"), providers=providers)
         self.filters = np.load(folder / "mel_filters.npy")  # (frequency, mel)
         self.ids = json.loads((folder / "decoding.json").read_text())
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
