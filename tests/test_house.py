@@ -20,14 +20,14 @@ data.corpora.synthetic data.corpora.pretraining data.corpora.spoken_terms data.f
 data.leakage data.hearing data.listening data.audit data.late data.batch data.packing data.sampling
 data.processes data.states data.subwords data.few_shot data.in_context data.vocabulary data.utterances
 data.enduring data.streaming data.module
-model.additions model.whisper model.scratch model.save
+model.additions model.attention model.whisper model.scratch model.save
 model.finetune.quantize model.finetune.base model.finetune.targets
 model.finetune.none model.finetune.depth model.finetune.full model.finetune.layers model.finetune.lora
 model.finetune.adalora model.finetune.ia3
 model.finetune.vocabulary model.finetune.new_tokens model.finetune.prompt model.finetune.new_head
 model.finetune.ctc model.finetune.top model.finetune.gradual model.finetune.adapter model.finetune.added_layers
 model.skeleton model.flops model.align model.bias model.lean model.decode model.sample model.likelihood
-model.reward_head
+model.reward_head model.tied
 score.metrics score.statistics score.significance score.agreement score.terms score.panel
 train.files train.energy train.allocator train.schedule
 train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc train.objective.penalty

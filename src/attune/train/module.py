@@ -20,6 +20,7 @@ from attune.model.bias import TermBias
 from attune.model.decode import decode
 from attune.model.finetune.base import FineTuning, Scheduled, advance, after_step, parameter_groups, regularisation
 from attune.model.flops import Work, count_forward, count_training, learning_shares
+from attune.model.tied import adding_rows
 from attune.model.whisper import Whisper
 from attune.score.metrics import CorpusErrorRate, Prediction
 from attune.train.augmentation import Augmentation
@@ -140,10 +141,11 @@ class WhisperModule(L.LightningModule):
             return self._train_on(heard)
 
     def _step(self, batch: Batch) -> None:
-        loss = self._hear(batch) / self.trainer.accumulate_grad_batches
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        with torch.autocast(self.device.type, enabled=False):  # the forward pass has chosen every precision
-            (loss if scaler is None else scaler.scale(loss)).backward()
+        with adding_rows(self.whisper.network):
+            loss = self._hear(batch) / self.trainer.accumulate_grad_batches
+            with torch.autocast(self.device.type, enabled=False):  # the forward pass has chosen every precision
+                (loss if scaler is None else scaler.scale(loss)).backward()
 
     def _begin_window(self) -> None:
         """Clear the gradients; where the window has begun before, take back what was counted in it."""
