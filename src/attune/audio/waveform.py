@@ -4,6 +4,7 @@ import io
 import math
 import os
 import wave
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -69,6 +70,11 @@ def load_recording(
     if not isinstance(source, bytes) and not os.path.isfile(source):  # a pipe would be waited for, a device never ends
         raise AudioError(f"cannot be decoded: {_reason(source)}")
     try:
+        plain = _read_wav_header(source)
+        if plain is not None and plain.is_16_bit:
+            first, last = _find_part(plain.frames, plain.rate_hz, start_s, end_s)
+            if last - first <= MOST_FRAMES:
+                return resample(_read_plain(source, plain, first, max(last - first, 0)), plain.rate_hz), plain.rate_hz
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
             rate_hz = file.samplerate
             first, last = _find_part(file.frames, rate_hz, start_s, end_s)
@@ -92,7 +98,8 @@ def measure_seconds(source: str | Path | bytes, start_s: float | None = None, en
         AudioError: there is no such header.
     """
     try:
-        frames, rate_hz = _read_wav_header(source) or _read_header(source)
+        plain = _read_wav_header(source)
+        frames, rate_hz = (plain.frames, plain.rate_hz) if plain else _read_header(source)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError):
         raise AudioError(f"cannot be decoded: {_reason(source)}") from None
     first, last = _find_part(frames, rate_hz, start_s, end_s)
@@ -105,8 +112,19 @@ def _read_header(source: str | Path | bytes) -> tuple[int, int]:
         return file.frames, file.samplerate
 
 
-def _read_wav_header(source: str | Path | bytes) -> tuple[int, int] | None:
-    """The same of plain PCM in a WAV file that is as long as its header says, in a fifth of the time; None for others.
+@dataclass(frozen=True)
+class PlainWav:
+    """Plain PCM in a WAV file, which begins `offset` bytes into it."""
+
+    frames: int
+    rate_hz: int
+    channels: int
+    is_16_bit: bool
+    offset: int
+
+
+def _read_wav_header(source: str | Path | bytes) -> PlainWav | None:
+    """Of a WAV file with plain PCM that is as long as its header says, in a fifth of the time; None for others.
 
     A hundred thousand headers are read before the first step of a run.
     """
@@ -121,12 +139,24 @@ def _read_wav_header(source: str | Path | bytes) -> tuple[int, int] | None:
     if not head.startswith(b"RIFF"):
         return None
     try:
-        with wave.open(io.BytesIO(head)) as file:
-            frames, rate_hz = file.getnframes(), file.getframerate()
-            is_whole = frames * file.getnchannels() * file.getsampwidth() < size
-    except (wave.Error, EOFError):
+        with wave.open(opened := io.BytesIO(head)) as file:
+            channels, width, rate_hz, frames = file.getparams()[:4]
+            offset = opened.tell()  # wave stops where the samples begin
+    except (wave.Error, EOFError, RuntimeError):  # the last for sizes that contradict each other
         return None
-    return (frames, rate_hz) if is_whole else None
+    is_whole = offset + frames * channels * width <= size
+    return PlainWav(frames, rate_hz, channels, width == 2, offset) if is_whole else None
+
+
+def _read_plain(source: str | Path | bytes, plain: PlainWav, first: int, frames: int) -> Float[Tensor, "frame"]:
+    """The mean of the channels, as libsndfile reads it to the bit, in a third of the time."""
+    offset, count = plain.offset + 2 * plain.channels * first, plain.channels * frames
+    if isinstance(source, bytes):
+        samples = np.frombuffer(source, "<i2", count, offset)
+    else:
+        samples = np.fromfile(source, "<i2", count, offset=offset)
+    scaled = samples.astype(np.float32) / 32768
+    return torch.from_numpy(scaled if plain.channels == 1 else scaled.reshape(-1, plain.channels).mean(axis=1))
 
 
 def _find_part(frames: int, rate_hz: int, start_s: float | None, end_s: float | None) -> tuple[int, int]:
