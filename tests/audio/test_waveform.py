@@ -10,7 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attune.audio.waveform import AudioError, compute_fault, encode_wav, load_waveform, measure_seconds, resample
+from attune.audio import waveform as front_end
+from attune.audio.waveform import (
+    AudioError,
+    compute_fault,
+    encode_wav,
+    load_recording,
+    load_waveform,
+    measure_seconds,
+    resample,
+)
 
 SECONDS = 1.5
 
@@ -188,3 +197,24 @@ def test_a_header_may_stand_before_a_picture() -> None:
     with_picture = plain[:36] + picture + plain[36:]
     framed = with_picture[:4] + (len(with_picture) - 8).to_bytes(4, "little") + with_picture[8:]
     assert measure_seconds(framed) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("part", [(None, None), (0.3, 1.1), (1.5, 9.0)])
+def test_plain_files_are_read_as_libsndfile_reads_them(
+    channels: int, part: tuple[float | None, float | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, noise = tmp_path / "a.wav", np.random.default_rng(0).normal(size=(8_000 * 2 + 7, channels))
+    soundfile.write(path, (0.3 * noise).clip(-1, 1), 8_000, subtype="PCM_16")
+    plain = [load_recording(source, *part) for source in (path, path.read_bytes())]
+    monkeypatch.setattr(front_end, "_read_wav_header", lambda _: None)
+    expected, rate_hz = load_recording(path, *part)
+    assert all(torch.equal(found, expected) and rate == rate_hz == 8_000 for found, rate in plain)
+
+
+def test_sizes_that_contradict_each_other_are_no_crash() -> None:
+    sound = bytearray(encode_wav(torch.zeros(1_600)))
+    sound[4:8] = (30).to_bytes(4, "little")  # of all chunks, less than the first of them says of itself
+    sound[16:20] = (10_000).to_bytes(4, "little")
+    with pytest.raises(AudioError, match="cannot be decoded"):
+        measure_seconds(bytes(sound))

@@ -1,5 +1,7 @@
 """Padding: of waveforms to their window, of tokens by length."""
 
+from dataclasses import replace
+
 import torch
 from whispers import make_batch, make_example, make_sound
 
@@ -50,3 +52,15 @@ def test_what_is_no_tensor_stays_in_order(nano_like: Whisper) -> None:
     ]
     moved = batch.to(torch.device("cpu"))
     assert moved.references == batch.references and torch.equal(moved.labels, batch.labels)
+
+
+def test_what_is_counted_goes_along_and_is_counted_anew_where_it_changes(nano_like: Whisper) -> None:
+    batch = make_batch(nano_like.tokens, 100)
+    expected = [int(place) for place, label in enumerate(batch.labels.flatten()) if label != IGNORED]
+    moved = batch.to(torch.device("cpu"))
+    assert {"taught", "samples"} <= vars(moved).keys()
+    assert moved.taught.tolist() == expected and moved.samples == int(batch.lengths.sum())
+    part = moved.select(slice(1, None))
+    assert part.supervised == int((batch.labels[1:] != IGNORED).sum()) < moved.supervised
+    silent = replace(moved, labels=torch.full_like(batch.labels, IGNORED), lengths=batch.lengths // 2)
+    assert silent.supervised == 0 and silent.samples == int((batch.lengths // 2).sum())

@@ -33,6 +33,16 @@ SAID = ["Seven blue boats.", "The kitchen door was open.", "Nobody had watered t
 DIGITS = ROOT.parent / "shared" / "data" / "digits"
 
 
+def find_absent(to: str) -> list[str]:
+    return converting.find_missing((*FORMATS[to].writes_with, *FORMATS[to].runs_with))
+
+
+RUNTIMES = [
+    pytest.param(to, marks=pytest.mark.skipif(bool(find_absent(to)), reason=f"absent: {', '.join(find_absent(to))}"))
+    for to in ("ctranslate2", "ggml", "onnx")
+]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of nano that changed nothing, and a test set of three sentences. A random model would not do: it writes
@@ -138,21 +148,17 @@ def test_pushing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         push(tmp_path, "a/closed")
 
 
-@pytest.mark.parametrize("to", ["ctranslate2", "ggml", "onnx"])
+@pytest.mark.parametrize("to", RUNTIMES)
 @in_own_process
 def test_other_programs_hear_what_attune_hears(to: str, run: Path, tmp_path: Path) -> None:
-    for package in (*FORMATS[to].writes_with, *FORMATS[to].runs_with):
-        pytest.importorskip(package.replace("-", "_"))
     done = convert(run, tmp_path / "out", to=to, max_difference=0.0, utterances=2)
     assert done.parity is not None and done.parity.differing == []
 
 
-@pytest.mark.parametrize("to", ["ctranslate2", "ggml", "onnx"])
+@pytest.mark.parametrize("to", RUNTIMES)
 @in_own_process
 def test_openais_vocabulary_in_other_programs(to: str, real_tokenizer_whisper: Whisper, tmp_path: Path) -> None:
     """Nothing is laid out anew; what the generation config suppresses is suppressed; a loop ends where ours does."""
-    for package in (*FORMATS[to].writes_with, *FORMATS[to].runs_with):
-        pytest.importorskip(package.replace("-", "_"))
     save_whisper(awaken(real_tokenizer_whisper, seed=5), tmp_path / "hf")
     whisper = load_whisper(str(tmp_path / "hf"), load_tokens(str(tmp_path / "hf"))).eval()
     (tmp_path / "out").mkdir()
@@ -165,18 +171,17 @@ def test_openais_vocabulary_in_other_programs(to: str, real_tokenizer_whisper: W
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not DIGITS.is_dir(), reason="the recordings of digits are not here")
 @in_own_process
 def test_digits_in_every_program(tmp_path: Path) -> None:
     """nano, a minute on spoken digits: the same WER in each program that is installed, within 0.2 points."""
-    if not DIGITS.is_dir():
-        pytest.skip("the recordings of digits are not here")
     rows = [f"data.{name}={DIGITS / file}.jsonl" for name, file in {"train": "train", "validation": "dev"}.items()]
     words = ["data=manifest", *rows, f"data.test={DIGITS / 'test.jsonl'}", "trainer.max_steps=60", "logger=csv"]
     words += [f"folder={tmp_path / 'run'}", "trainer.accelerator=cpu"]
     subprocess.run([sys.executable, str(ROOT / "train.py"), *words], check=True, cwd=ROOT)
     full = json.loads((tmp_path / "run" / "run.json").read_text())["result"]["test@full"]["wer"]
     for to in FORMATS:
-        if converting.find_missing((*FORMATS[to].writes_with, *FORMATS[to].runs_with)):
+        if find_absent(to):
             continue
         done = convert(tmp_path / "run", tmp_path / to, to=to)
         assert done.parity is not None and done.parity.own.wer == full and abs(done.parity.points) <= 0.2

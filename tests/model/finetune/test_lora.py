@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from whispers import copy_of
 
@@ -12,6 +13,7 @@ from attune.model.finetune.adalora import Adalora
 from attune.model.finetune.base import regularisation
 from attune.model.finetune.ia3 import Ia3
 from attune.model.finetune.lora import Lora
+from attune.model.finetune.targets import LeanLora
 from attune.model.whisper import Whisper
 
 CROSS = {f"model.decoder.layers.{i}.encoder_attn.{part}_proj" for i in (0, 1) for part in ("q", "k", "v", "out")}
@@ -93,3 +95,41 @@ def test_the_penalty_is_the_distance_from_an_svd(nano_like: Whisper) -> None:
         for part in find_adapted(whisper).values():
             part.lora_A["default"].zero_()  # |0 - I| = sqrt(4), of one matrix in two
     torch.testing.assert_close(finetune.regularisation(whisper.network).detach(), torch.tensor(0.5 * 2 / 2))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("half", [False, True])
+def test_fewer_passes_to_the_same_result(dropout: float, half: bool, nano_like: Whisper) -> None:
+    """Beside peft's own forward: outputs, and the gradients of A, B and the input."""
+    whisper = copy_of(nano_like)
+    Lora(rank=4, dropout=dropout).apply(whisper.network)
+    layer = next(iter(find_adapted(whisper).values()))
+    assert type(layer) is LeanLora
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    sound = torch.randn(2, 5, layer.in_features)
+    found = []
+    for kind in (LeanLora, lora.Linear):
+        layer.__class__ = kind
+        x = sound.clone().requires_grad_()
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            output = layer(x)
+        output.float().square().mean().backward()
+        found.append([output.float(), x.grad, *(each.grad for each in layer.parameters() if each.requires_grad)])
+        layer.zero_grad()
+    for one, other in zip(*found, strict=True):
+        assert ((one - other).norm() / other.norm()) < (2e-2 if half else 1e-5)
+
+
+def test_what_peft_does_otherwise_is_left_to_it(nano_like: Whisper) -> None:
+    whisper = copy_of(nano_like)
+    Lora(rank=4).apply(whisper.network)
+    layer = next(iter(find_adapted(whisper).values()))
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    x = torch.randn(3, layer.in_features)
+    adapted, plain = layer(x), layer.get_base_layer()(x)
+    layer.enable_adapters(False)
+    assert torch.equal(layer(x), plain) and not torch.allclose(adapted, plain)
+    layer.enable_adapters(True)
+    layer.merge()
+    torch.testing.assert_close(layer(x), adapted)
