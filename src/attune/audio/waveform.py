@@ -70,25 +70,32 @@ def load_recording(
     if not isinstance(source, bytes) and not os.path.isfile(source):  # a pipe would be waited for, a device never ends
         raise AudioError(f"cannot be decoded: {_reason(source)}")
     try:
-        plain = _read_wav_header(source)
-        if plain is not None and plain.is_16_bit:
-            first, last = _find_part(plain.frames, plain.rate_hz, start_s, end_s)
-            if last - first <= MOST_FRAMES:
-                return resample(_read_plain(source, plain, first, max(last - first, 0)), plain.rate_hz), plain.rate_hz
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
-            rate_hz = file.samplerate
-            first, last = _find_part(file.frames, rate_hz, start_s, end_s)
-            wanted = max(last - first, 0)
-            if MOST_FRAMES < wanted < UNKNOWN_FRAMES:
-                raise AudioError(_too_long(f"{wanted / rate_hz:.1f} s by its header"))
-            if first > 0:
-                file.seek(first)
-            samples = read_mono(file, min(wanted, MOST_FRAMES + 1))
+        samples, rate_hz = _read_part(source, start_s, end_s)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError):
         raise AudioError(f"cannot be decoded: {_reason(source)}") from None
     if len(samples) > MOST_FRAMES:
         raise AudioError(_too_long(f"more than {MOST_FRAMES / rate_hz:.1f} s"))
     return resample(samples, rate_hz), rate_hz
+
+
+def _read_part(
+    source: str | Path | bytes, start_s: float | None, end_s: float | None
+) -> tuple[Float[Tensor, "frame"], int]:
+    """The mean of the channels, at the file's own rate in Hz; no more than MOST_FRAMES and one."""
+    plain = _read_wav_header(source)
+    if plain is not None and plain.is_16_bit:
+        first, last = _find_part(plain.frames, plain.rate_hz, start_s, end_s)
+        if last - first <= MOST_FRAMES:
+            return _read_plain(source, plain, first, max(last - first, 0)), plain.rate_hz
+    with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+        rate_hz = file.samplerate
+        first, last = _find_part(file.frames, rate_hz, start_s, end_s)
+        wanted = max(last - first, 0)
+        if MOST_FRAMES < wanted < UNKNOWN_FRAMES:
+            raise AudioError(_too_long(f"{wanted / rate_hz:.1f} s by its header"))
+        if first > 0:
+            file.seek(first)
+        return read_mono(file, min(wanted, MOST_FRAMES + 1)), rate_hz
 
 
 def measure_seconds(source: str | Path | bytes, start_s: float | None = None, end_s: float | None = None) -> float:

@@ -38,8 +38,9 @@ def _look_up(embedding: nn.Embedding, inputs: tuple[Tensor], output: Tensor) -> 
     def add(gradient: Tensor) -> None:
         if weight.grad is None:  # what the projection has is there first, unless it was not asked
             weight.grad = torch.zeros_like(weight)
-        learns = ids != (-1 if embedding.padding_idx is None else embedding.padding_idx)
-        weight.grad.index_put_((ids[learns],), gradient[learns].to(weight.grad.dtype), accumulate=True)
+        if embedding.padding_idx is not None:  # which learns nothing by being looked up
+            gradient = gradient.masked_fill((ids == embedding.padding_idx)[..., None], 0.0)
+        weight.grad.index_put_((ids,), gradient.to(weight.grad.dtype), accumulate=True)
 
     found.register_hook(add)
     return found

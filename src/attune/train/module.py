@@ -111,6 +111,7 @@ class WhisperModule(L.LightningModule):
         return isinstance(self.finetune, Scheduled) or type(self.objective) is not CrossEntropy
 
     def on_fit_start(self) -> None:
+        self.learns = learning_shares(self.whisper.network)
         self.recovery.close_window()
         self.window_tokens = self.window_parts = 0
         self.window_loss = 0.0
@@ -121,7 +122,7 @@ class WhisperModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         advance(self.finetune, self.whisper.network, self.trainer.global_step / self.steps)
-        if batch_idx == 0 or isinstance(self.finetune, Scheduled):
+        if isinstance(self.finetune, Scheduled):
             self.learns = learning_shares(self.whisper.network)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
