@@ -9,6 +9,8 @@ import gc
 import time
 from functools import partial
 
+import attune  # noqa: F401  # ahead of whatever imports torch, which asks once how to take memory
+
 LAUNCHED_AT = time.time()  # before the slow imports: run.json tells how long the first step took from here
 gc.disable()  # imports make a million objects and no garbage, and looking for it takes a sixth of their time
 

@@ -4,6 +4,9 @@ usage: ours.py STAGE MODEL MANIFEST STEPS BATCH TOKEN_CAP CONTEXT PRECISION, wit
 decoder learns, from stored encoder states) or evaluate; prints a line of JSON
 """
 
+import attune  # noqa: F401  # ahead of torch, as in train.py
+
+# isort: split
 import json
 import sys
 import tempfile

@@ -37,7 +37,7 @@ train.objective.rewards train.objective.grpo train.objective.dpo train.objective
 train.ranks train.strategies train.recovery train.memory train.module train.sharding
 train.callbacks.moving_average train.callbacks.random_state train.callbacks.checkpoints
 train.callbacks.interruption train.callbacks.not_finite train.callbacks.progress train.callbacks.throughput
-train.callbacks.encoder_cache train.callbacks.compiled train.callbacks.streamed_rejections
+train.callbacks.encoder_cache train.callbacks.gaps train.callbacks.compiled train.callbacks.streamed_rejections
 train.callbacks.late_rejections train.reach
 train.loggers train.trainer train.aid train.scoring train.tuning train.interpolation
 report.predictions report.record report.terms report.audit_page report.sentences

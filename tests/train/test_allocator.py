@@ -1,11 +1,14 @@
 """Blocks of some megabytes go back to the system once they are freed."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from attune.train.allocator import return_freed_memory
+from attune.train.allocator import return_freed_memory, return_gaps
 from attune.train.memory import find_process, find_resident
 
 
@@ -19,6 +22,29 @@ def test_what_is_freed_is_no_longer_resident() -> None:
     assert find_resident() - before > 60e6
     del blocks
     assert find_resident() - before < 30e6 and len(pinned) == 10
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_gaps_are_no_longer_resident() -> None:
+    blocks = [torch.ones(250_000) for _ in range(100)]  # 1 MB each: they lie in the heap
+    pinned = blocks[::10]
+    del blocks
+    before = find_resident()
+    if not return_gaps():
+        pytest.skip("this C library has no malloc_trim")
+    assert before - find_resident() > 50e6 and len(pinned) == 10
+
+
+def test_torch_is_asked_for_large_pages() -> None:
+    """Set by hand it stays; set by attune it is there before torch's first block."""
+    say = "import attune, os; print(os.environ['THP_MEM_ALLOC_ENABLE'])"
+    for given, told in (({}, "1"), ({"THP_MEM_ALLOC_ENABLE": "0"}, "0")):
+        rest = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+        done = subprocess.run([sys.executable, "-c", say], env=rest | given, capture_output=True, text=True)
+        assert done.stdout.strip() == told
+    lines = (Path(__file__).parents[2] / "train.py").read_text().splitlines()
+    imported = [line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))]
+    assert imported.index("attune") < min(map(imported.index, ("hydra", "lightning")))
 
 
 def test_the_process_is_what_is_resident_without_the_model() -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from attune.train.allocator import return_freed_memory
 from attune.train.callbacks.checkpoints import MONITORED
 from attune.train.callbacks.compiled import Compiled
+from attune.train.callbacks.gaps import ReturnedGaps
 from attune.train.callbacks.not_finite import NotFinite
 from attune.train.files import WholeCheckpoints
 from attune.train.strategies import choose_strategy
@@ -49,12 +50,15 @@ def make_trainer(
         max_skipped: steps that may be left out because their gradient is not finite; one more ends the run.
         monitored: the logged value that `patience` waits for a lower one of: the WER, unless the objective has its own.
     """
-    compiled = [Compiled()] if compile else []
+    own: list[Callback] = [Patience(monitored, patience=patience), NotFinite(Path(folder), max_skipped)]
+    if compile:
+        own.append(Compiled())
     if accelerator == "cpu" or not torch.cuda.is_available():
         return_freed_memory()
+        own.append(ReturnedGaps())
     return L.Trainer(
         default_root_dir=folder,
-        callbacks=[*callbacks, Patience(monitored, patience=patience), NotFinite(Path(folder), max_skipped), *compiled],
+        callbacks=[*callbacks, *own],
         logger=list(loggers),
         max_steps=max_steps,
         precision=choose_precision(precision, accelerator),  # type: ignore[arg-type]
