@@ -9,6 +9,9 @@ context=audio, in the sizes that data.batch_window_s gives. Prints a table in 10
 this file.
 """
 
+import attune  # noqa: F401  # ahead of torch, as in train.py
+
+# isort: split
 import argparse
 import json
 import random
