@@ -194,7 +194,7 @@ def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param((0, 1), "training_step", 5, 3, id="both"),
         pytest.param((1,), "training_step", 5, 3, id="only the second"),
         pytest.param((0, 1), "training_step", 7, 4, id="before a validation"),
-        pytest.param((0,), "validation_step", 3, 3, id="in a validation"),
+        pytest.param((0,), "validation_step", 3, 2, id="in a validation"),  # of that behind step 2
         pytest.param((1,), "training_step", 16, 8, id="in the last step"),
     ],
 )
