@@ -273,3 +273,14 @@ def test_without_a_network_an_earlier_download_is_used(no_hub: Path, nano_folder
     tokens = load_tokens("someone/whisper")
     assert tokens.special == nano_like.tokens.special
     load_whisper("someone/whisper", tokens)
+
+
+@pytest.mark.gpu
+def test_an_odd_vocabulary_is_filled_up_to_the_same_logits(real_tokenizer_whisper: Whisper) -> None:
+    whisper = copy_of(real_tokenizer_whisper).to("cuda")
+    hidden = torch.randn(7, whisper.network.config.d_model, device="cuda")
+    filled = whisper.project(hidden)  # 51,865 rows, and gradients are on
+    with torch.no_grad():
+        plain = whisper.project(hidden)
+    assert filled.shape == plain.shape == (7, whisper.network.config.vocab_size)
+    torch.testing.assert_close(filled, plain, atol=1e-4, rtol=1e-4)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 
@@ -29,13 +30,16 @@ def adding_rows(network: WhisperForConditionalGeneration) -> Iterator[None]:
         handle.remove()
 
 
-def _look_up(embedding: nn.Embedding, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+def _look_up(
+    embedding: nn.Embedding, inputs: tuple[Int[Tensor, "batch token"]], output: Float[Tensor, "batch token width"]
+) -> Float[Tensor, "batch token width"]:
+    """A forward hook: the lookup, cut off from autograd, with a hook of its own that adds its gradient's rows."""
     if not output.requires_grad:
         return output
     ids, weight = inputs[0], embedding.weight
     found = output.detach().requires_grad_()
 
-    def add(gradient: Tensor) -> None:
+    def add(gradient: Float[Tensor, "batch token width"]) -> None:
         if weight.grad is None:  # what the projection has is there first, unless it was not asked
             weight.grad = torch.zeros_like(weight)
         if embedding.padding_idx is not None:  # which learns nothing by being looked up

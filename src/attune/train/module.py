@@ -208,7 +208,7 @@ class WhisperModule(L.LightningModule):
         self.recovery.close_window()
 
     @property
-    def gradient_norm(self) -> Tensor:
+    def gradient_norm(self) -> Float[Tensor, ""]:
         """The L2 norm of the window's gradient, which is a sum over its tokens: computed once a step."""
         if self._gradient_norm is None:
             norm = torch.nn.utils.get_total_norm(self._find_gradients())
