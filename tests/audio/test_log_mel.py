@@ -5,7 +5,7 @@ import torch
 from transformers import WhisperFeatureExtractor
 from whispers import make_sound
 
-from attune.audio.log_mel import SAMPLES_CACHED, LogMel
+from attune.audio.log_mel import SAMPLES_CACHED, LogMel, count_heard
 from attune.audio.waveform import SAMPLES_PER_POSITION, WINDOW_POSITIONS
 
 
@@ -35,6 +35,17 @@ def test_a_batch_of_many_parts_is_that_of_its_rows() -> None:
     log_mel = LogMel(80)
     alone = torch.cat([log_mel(row[None]) for row in rows])
     torch.testing.assert_close(log_mel(rows), alone, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("heard", [0, 1, 199, 200, 201, 359, 360, 361, 7_777, 31_600, 31_799, 31_800, 32_000])
+def test_padding_is_left_out_and_filled_in(heard: int) -> None:
+    """To the frame: the last sound is one sample, at whose frames nothing may be cut off."""
+    batch = torch.zeros(2, 32_000)
+    batch[0, :heard] = make_sound(2.0, seed=7)[:heard]
+    batch[:, max(heard - 1, 0)] = 0.5
+    expected = LogMel(80)._compute(batch)
+    torch.testing.assert_close(LogMel(80)(batch), expected, atol=1e-6, rtol=0)
+    assert 2 <= count_heard(batch) <= 2 + (heard + 200) // 160
 
 
 @pytest.mark.parametrize("positions", [150, 300, 1100])

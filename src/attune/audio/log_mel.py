@@ -1,5 +1,8 @@
 """Waveform -> Whisper's log-mel spectrogram, batched, on the device, in fp32."""
 
+import math
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -8,6 +11,7 @@ from transformers.audio_utils import mel_filter_bank
 from attune.audio.waveform import HOP_SAMPLES, N_FFT, SAMPLE_RATE_HZ
 
 SAMPLES_CACHED = 200_000  # 2 MB of overlapping frames
+LEAST_POWER = 1e-10
 
 
 class LogMel(nn.Module):
@@ -36,13 +40,24 @@ class LogMel(nn.Module):
     def forward(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch mel frame"]:
         """frame = sample // 160. Half precision would lose the quiet bands, so autocast is off in here."""
         with torch.autocast(waveform.device.type, enabled=False):
-            # On a CPU a few utterances at a time: what does not fit into its cache takes three times as long.
-            rows = SAMPLES_CACHED // waveform.shape[1] if waveform.device.type == "cpu" else len(waveform)
-            return torch.cat([self._compute(part) for part in waveform.float().split(max(1, rows))])
+            waveform = waveform.float()
+            if waveform.device.type != "cpu":
+                return self._compute(waveform)
+            # On a CPU a few utterances at a time: what does not fit into its cache takes three times as long. What is
+            # padding in all of them is left out; a GPU would have to be waited for to know it.
+            parts = waveform.split(max(1, SAMPLES_CACHED // waveform.shape[1]))
+            return torch.cat([self._compute(part, count_heard(part)) for part in parts])
 
-    def _compute(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch mel frame"]:
-        log = self._compute_power(waveform).clamp(min=1e-10).log10()
+    def _compute(
+        self, waveform: Float[Tensor, "batch sample"], heard: int | None = None
+    ) -> Float[Tensor, "batch mel frame"]:
+        """Behind the first `heard` frames there is no sound; None: there may be."""
+        frames = waveform.shape[1] // HOP_SAMPLES
+        heard = frames if heard is None else min(heard, frames)
+        power = self._compute_power(waveform if heard == frames else waveform[:, : heard * HOP_SAMPLES])
+        log = power.clamp(min=LEAST_POWER).log10()
         floor = log.amax(dim=(-2, -1), keepdim=True) - 8.0
+        log = nn.functional.pad(log, (0, 0, 0, frames - heard), value=math.log10(LEAST_POWER))
         return ((torch.maximum(log, floor) + 4.0) / 4.0).transpose(1, 2)
 
     def _compute_power(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch frame mel"]:
@@ -51,3 +66,10 @@ class LogMel(nn.Module):
         frames = padded.unfold(-1, N_FFT, HOP_SAMPLES)[:, :-1]  # the last one is centred on the end: half is padding
         spectrum = torch.fft.rfft(frames * self.window)
         return (spectrum.real.square() + spectrum.imag.square()) @ self.filters
+
+
+def count_heard(waveform: Float[Tensor, "batch sample"]) -> int:
+    """Frames until nothing but zeros follows in any utterance, with as many of them as a frame reaches out."""
+    heard = np.flatnonzero(waveform.detach().numpy().any(axis=0))
+    last = int(heard[-1]) if len(heard) else 0
+    return (last + N_FFT // 2) // HOP_SAMPLES + 1

@@ -172,10 +172,11 @@ def pad_waveforms(waveforms: Sequence[Float[Tensor, "own"]], samples: int) -> Fl
     """Waveforms cut or filled up with zeros to `samples`; those without samples stay without (stored states)."""
     if waveforms[0].is_meta:
         return torch.empty(len(waveforms), samples, device="meta")
-    padded = torch.zeros(len(waveforms), samples)
+    padded = torch.empty(len(waveforms), samples)  # zeroed at the tails alone: of all of it that would be a second pass
     for row, waveform in zip(padded, waveforms, strict=True):
         kept = min(samples, waveform.shape[0])
         row[:kept] = waveform[:kept]
+        row[kept:] = 0
     return padded
 
 
