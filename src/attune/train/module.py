@@ -9,7 +9,6 @@ import lightning as L
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -24,12 +23,12 @@ from attune.model.tied import adding_rows
 from attune.model.whisper import Whisper
 from attune.score.metrics import CorpusErrorRate, Prediction
 from attune.train.augmentation import Augmentation
+from attune.train.gradients import WindowGradient
 from attune.train.objective.cross_entropy import CrossEntropy, LossTerms
 from attune.train.objective.penalty import Estimated, Penalty
 from attune.train.objective.preparation import Prepared
 from attune.train.recovery import Recovery, can_recover
 from attune.train.schedule import default_learning_rate, describe_learning_rate, linear_decay
-from attune.train.strategies import own_part
 
 # What is counted in the course of a run, and taken back where an accumulation window has to be taken again.
 COUNTED = ("window_tokens", "window_loss", "window_parts", "utterances_seen", "audio_seen_s", "flops_done")
@@ -96,7 +95,7 @@ class WhisperModule(L.LightningModule):
         self.window_loss: Tensor | float = 0.0  # the objective's sum over them
         self.window_parts = 0  # micro-batches since then
         self.mean_tokens = torch.ones(())  # of the ranks, in the window whose gradient is about to be used
-        self._gradient_norm: Tensor | None = None
+        self._gradient = WindowGradient()
         self.learns = (1.0, 1.0)  # shares of the weights of encoder and decoder
         self.utterances_seen = 0
         self.audio_seen_s = 0.0
@@ -150,7 +149,7 @@ class WhisperModule(L.LightningModule):
 
     def _begin_window(self) -> None:
         """Clear the gradients; where the window has begun before, take back what was counted in it."""
-        self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
+        self._optimizer.zero_grad()
         if self.window_parts:
             for name, value in self.counted.items():
                 setattr(self, name, value)
@@ -209,30 +208,20 @@ class WhisperModule(L.LightningModule):
 
     @property
     def gradient_norm(self) -> Float[Tensor, ""]:
-        """The L2 norm of the window's gradient, which is a sum over its tokens: computed once a step."""
-        if self._gradient_norm is None:
-            norm = torch.nn.utils.get_total_norm(self._find_gradients())
-            self._gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        return self._gradient_norm
+        """The L2 norm of the window's gradient, which is a sum over its tokens."""
+        return self._gradient.norm(self._optimizer)
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Turn the summed gradient into the mean over the window's tokens, whose norm is at most `gradient_clip_val`:
-        in one pass over it, after it was unscaled."""
+        """Turn the gradient into a mean and clip that, after it was unscaled (train/gradients.py)."""
         # Ranks average their gradients, so dividing by the mean count of tokens divides the sum by the total count.
-        gradients = [own_part(each) for each in self._find_gradients()]
-        factor = 1.0 / self.mean_tokens
-        if gradient_clip_val:
-            factor = factor * (gradient_clip_val / (self.gradient_norm * factor + 1e-6)).clamp(max=1.0)
-        self._gradient_norm = None
-        if gradients:
-            torch._foreach_mul_(gradients, factor)  # type: ignore[attr-defined]  # what torch's own clipping calls
+        self._gradient.average(self._optimizer, self.mean_tokens, gradient_clip_val)
 
-    def _find_gradients(self) -> list[Tensor]:
-        """By the optimiser's lists: to walk all modules takes milliseconds."""
-        groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
-        return [each.grad for group in groups for each in group["params"] if each.grad is not None]
+    @property
+    def _optimizer(self) -> Optimizer:
+        """Torch's own, without Lightning's wrapper."""
+        return self.optimizers(use_pl_optimizer=False)  # type: ignore[return-value]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Once for each accumulation window, before any checkpoint is written: the type's own work must be in it."""
