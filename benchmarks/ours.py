@@ -34,7 +34,7 @@ from attune.train.trainer import make_trainer
 
 CONTEXTS: dict[str, Context] = {
     "audio": AudioContext(full_share=0.0),
-    "packed": PackedContext(full_share=0.0),  # a fifth of the clips alone, as by default
+    "packed": PackedContext(full_share=0.0, grow_share=0.0),  # a fifth of the clips alone, as by default; all grown
     "full": FullContext(),
 }
 WARM = 2  # steps

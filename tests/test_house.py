@@ -18,8 +18,8 @@ data.corpora.division data.corpora.common_voice data.corpora.librispeech data.co
 data.corpora.folder data.corpora.hub data.corpora.mixture data.corpora.environments data.corpora.rendering
 data.corpora.synthetic data.corpora.pretraining data.corpora.spoken_terms data.findings data.texts
 data.leakage data.hearing data.listening data.audit data.late data.batch data.packing data.sampling
-data.processes data.states data.subwords data.few_shot data.in_context data.vocabulary data.utterances
-data.enduring data.streaming data.module
+data.processes data.states data.subwords data.few_shot data.in_context data.vocabulary data.reading
+data.utterances data.enduring data.streaming data.module
 model.additions model.attention model.whisper model.scratch model.save
 model.finetune.quantize model.finetune.base model.finetune.targets
 model.finetune.none model.finetune.depth model.finetune.full model.finetune.layers model.finetune.lora
@@ -34,7 +34,7 @@ train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc trai
 train.objective.l2sp train.objective.ewc train.objective.distill
 train.objective.preparation train.objective.reference train.objective.hypotheses train.objective.mwer
 train.objective.rewards train.objective.grpo train.objective.dpo train.objective.reward_model train.augmentation
-train.ranks train.strategies train.recovery train.memory train.module train.sharding
+train.ranks train.strategies train.gradients train.recovery train.memory train.module train.sharding
 train.callbacks.moving_average train.callbacks.random_state train.callbacks.checkpoints
 train.callbacks.interruption train.callbacks.not_finite train.callbacks.progress train.callbacks.throughput
 train.callbacks.encoder_cache train.callbacks.gaps train.callbacks.compiled train.callbacks.streamed_rejections

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,18 +14,19 @@ from attune.audio.context import PackedContext
 from attune.data.audit import load_row
 from attune.data.module import SpeechDataModule
 from attune.data.packing import Share, join_rows, measure_shares, pack
-from attune.data.sampling import TrainingBatches
+from attune.data.sampling import Draw, TrainingBatches
+from attune.errors import InputError
 from attune.text.tokens import IGNORED, Tokens
 
 RNG = random.Random(3)
 ALONE = {5, 50}
 GROUPS = [None if i in ALONE else (f"s{i % 4}", "en", "transcribe") for i in range(120)]
 SHARES = [Share(round(RNG.uniform(0.5, 9.0), 2), RNG.randint(3, 90), 440, group) for group in GROUPS]
-PACKED = PackedContext(single_share=0.0)
+PACKED = PackedContext(single_share=0.0, grow_share=0.5)
 
 
 def fill(context: PackedContext, order: list[int] | None = None, seed: int = 0) -> list[tuple[int, ...]]:
-    return pack(order or list(range(len(SHARES))), SHARES, context, random.Random(seed))
+    return pack(order or list(range(len(SHARES))), SHARES, context, random.Random(seed), context.room_s())
 
 
 def test_every_utterance_is_in_one_window() -> None:
@@ -94,6 +96,65 @@ def test_two_processes_share_one_stream() -> None:
         assert list(islice(batches, 30)) == whole[rank::2]
         batches.first_batch = 11
         assert list(islice(batches, 19)) == whole[rank::2][11:]
+
+
+TOTAL = 60  # batches, of which windows grow in the first 30
+
+
+def make_growing(first: int = 0, **settings: Any) -> TrainingBatches:
+    durations_s = [share.seconds for share in SHARES]
+    batches = TrainingBatches(durations_s, PACKED, 1500, seed=5, shares=SHARES, total=TOTAL, **settings)
+    batches.first_batch = first
+    return batches
+
+
+def measure_sounds(batches: list[list[Draw]]) -> list[float]:
+    """Of each batch its longest window with several utterances, in seconds."""
+    windows = [[(draw.index, *draw.more) for draw in batch if draw.more] for batch in batches]
+    return [max((PACKED.total_s([SHARES[i].seconds for i in w]) for w in each), default=0.0) for each in windows]
+
+
+def test_windows_grow_along_the_run() -> None:
+    batches = list(islice(make_growing(), TOTAL + 40))
+    sounds = measure_sounds(batches)
+    assert sounds[0] == 0  # single utterances
+    assert all(sound <= PACKED.room_s(place / TOTAL) for place, sound in enumerate(sounds))
+    tallest = [max(sounds[place : place + 8]) for place in (0, 8, 16, 24, 40)]
+    assert tallest == sorted(tallest) and tallest[0] < 10 < tallest[2] < 25 and tallest[4] > 28
+
+
+def test_a_pass_of_growing_windows_holds_everything_once() -> None:
+    for passed in (0, 7, TOTAL):
+        draws = [draw for batch in make_growing()._pass(0, passed) for draw in batch]
+        assert sorted(i for draw in draws for i in (draw.index, *draw.more)) == list(range(len(SHARES)))
+
+
+@pytest.mark.parametrize("first", [1, 7, 30])
+def test_a_growing_stream_goes_on_from_any_batch_and_is_shared(first: int) -> None:
+    whole = list(islice(make_growing(), 100))
+    assert list(islice(make_growing(first), 40)) == whole[first : first + 40]
+    for rank in range(2):
+        assert list(islice(make_growing(first, rank=rank, ranks=2), 15)) == whole[rank::2][first : first + 15]
+
+
+def test_windows_of_a_plan_are_grown() -> None:
+    """It asks for the costliest batch before there is a trainer."""
+    assert make_stream()._pass(0) == make_stream()._pass(0, passed=10**6)
+    assert max(measure_sounds(make_stream()._pass(0))) > 28
+
+
+def test_a_run_tells_how_long_it_is(make_data: Callable[..., SpeechDataModule], nano_tokens: Tokens) -> None:
+    data = make_data(nano_tokens, PackedContext())
+    assert data.training_batches().total is None
+    data.trainer = SimpleNamespace(max_steps=50, accumulate_grad_batches=2)  # type: ignore[assignment]
+    data.ranks = 3
+    assert data.training_batches().total == 300
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_growth_is_a_share(share: float) -> None:
+    with pytest.raises(InputError, match="context.grow_share"):
+        PackedContext(grow_share=share)
 
 
 def make_row(index: int, **changed: Any) -> dict[str, Any]:

@@ -81,15 +81,21 @@ class PackedContext(AudioContext):
     with few utterances costs no silence. A share of the training utterances stands alone at `AudioContext`'s lengths,
     because it is alone, and in short windows, that utterances are decoded and scored.
 
+    Windows grow: a run begins with single utterances and adds more to a window up to 30 s (a curriculum: Bengio et al.
+    2009, Curriculum Learning). A model that cannot follow a long window yet learns nothing from one; what it learnt in
+    a short one carries it on (docs/speed.md).
+
     Args:
         gap_s: silence between two utterances of a window.
         single_share: the share of the training utterances that stands alone, in [0, 1].
+        grow_share: the share of the run in which windows grow evenly up to 30 s, in [0, 1]; 0: they are from the start.
         same_speaker: False lets any speakers share a window, as in a conversation.
         timestamps: teach when each utterance begins and ends. Utterances with times of their own bring those.
     """
 
     gap_s: float = 0.2
     single_share: float = 0.2
+    grow_share: float = 1.0
     same_speaker: bool = True
     timestamps: bool = False
     name: str = "packed"
@@ -100,11 +106,17 @@ class PackedContext(AudioContext):
                 f"context.single_share={self.single_share:g} and context.gap_s={self.gap_s:g}: accepted are a share in "
                 "[0, 1] and a silence from 0 to 5 s."
             )
+        if not 0 <= self.grow_share <= 1:
+            raise InputError(
+                f"context.grow_share={self.grow_share:g}: accepted is the share of the run in which windows grow, in "
+                "[0, 1]."
+            )
 
-    @property
-    def room_s(self) -> float:
-        """What utterances and the silence between them may take together: the smallest margin stays free."""
-        return WINDOW_S - self.margin_min / POSITIONS_PER_S
+    def room_s(self, progress: float = 1.0) -> float:
+        """What utterances of one window and the silence between them may take together, `progress` of the run being
+        over. The smallest margin stays free."""
+        room_s = WINDOW_S - self.margin_min / POSITIONS_PER_S
+        return room_s if progress >= self.grow_share else room_s * progress / self.grow_share
 
     def total_s(self, durations_s: Sequence[float]) -> float:
         """How long some utterances are in one window."""

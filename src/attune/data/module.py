@@ -29,7 +29,7 @@ from attune.data.audit import (
     load_row,
 )
 from attune.data.batch import Batch, collate
-from attune.data.corpora.schema import PAIRED, WEIGHT, Corpus, OffersMore, RowStream, Streams
+from attune.data.corpora.schema import PAIRED, WEIGHT, Corpus, RowStream, Streams
 from attune.data.enduring import EnduringLoader
 from attune.data.few_shot import FewShot
 from attune.data.findings import Findings, Rejection, read_rules
@@ -37,6 +37,7 @@ from attune.data.in_context import InContext, Shown, check_in_context, sum_secon
 from attune.data.late import Late, LateRows
 from attune.data.packing import measure_shares
 from attune.data.processes import gather, share_out
+from attune.data.reading import check_splits, read_splits
 from attune.data.sampling import Draw, TrainingBatches, draw_again, evaluation_batches, group
 from attune.data.streaming import StreamedBatches, StreamLoader, check_stream, read_places
 from attune.data.utterances import Stored, Utterances
@@ -141,10 +142,7 @@ class SpeechDataModule(L.LightningDataModule):
             InputError: the corpus cannot be used; the message says where and why.
         """
         splits = self._read
-        for split in ("train", "validation", "test"):
-            if len(splits.get(split, ())) == 0:
-                alone = ", or learn from terms alone: vocabulary.synthetic=1" if split == "train" else ""
-                raise InputError(f"The corpus has no utterance in {split!r}. Give data.{split}{alone}.")
+        check_splits(splits)
         self.audit = share(partial(self._listen, splits))
         if not self.audit.splits:
             self.audit.splits = {name: keep_usable(rows, self.audit.sounds[name]) for name, rows in splits.items()}
@@ -171,26 +169,8 @@ class SpeechDataModule(L.LightningDataModule):
 
     @cached_property
     def _read(self) -> dict[str, Dataset]:
-        more = self.corpus.more() if isinstance(self.corpus, OffersMore) else {}
-        if "replay" in self.extras and "replay" not in more:
-            raise InputError(
-                f"This corpus offers no split 'replay', on which data.replay above 0 (it is {self.replay:g}) and "
-                "penalty=ewc draw. data=accent renders one; data=manifest reads one from data.replay_from=FILE. Or "
-                "leave data.replay=0, and another penalty."
-            )
-        wanted = {name: read() for name, read in more.items() if name.split("/")[0] in self.extras}
-        splits = {**self.corpus.splits(), **wanted}
-        if "train" in splits:  # whatever else looks at the training utterances sees only those that were drawn
-            splits["train"], self.drawn = self.few_shot.draw(splits["train"])
-        return self._mix_terms(splits)
-
-    def _mix_terms(self, splits: dict[str, Dataset]) -> dict[str, Dataset]:
-        """With terms spoken by a machine in the training split, where the run's vocabulary asks for them."""
-        if self.vocabulary is None or not splits.get("validation"):
-            return splits
-        language = splits["validation"].select_columns(["language"])[0]["language"]
-        mixed = self.vocabulary.mix(splits.get("train"), language)
-        return splits if mixed is None else {**splits, "train": mixed}
+        splits, self.drawn = read_splits(self.corpus, self.extras, self.replay, self.few_shot, self.vocabulary)
+        return splits
 
     @property
     def transcripts(self) -> list[str]:
@@ -234,7 +214,7 @@ class SpeechDataModule(L.LightningDataModule):
 
     def training_batches(self) -> TrainingBatches:
         """The stream of this process, from the batch on that comes next."""
-        train, rows = self.splits["train"], self.training_rows
+        train, rows, trainer = self.splits["train"], self.training_rows, self.trainer
         durations_s = rows["duration_s"][:]
         batches = TrainingBatches(
             durations_s[: len(train)],
@@ -248,6 +228,7 @@ class SpeechDataModule(L.LightningDataModule):
             self.stored.draws if self.stored else None,
             rank=self.rank,
             ranks=self.ranks,
+            total=trainer.max_steps * trainer.accumulate_grad_batches * self.ranks if trainer else None,
         )
         batches.first_batch = self.batches_taken
         return batches

@@ -64,13 +64,14 @@ def _measure(row: Mapping[str, Any], tokens: Tokens, context: PackedContext) -> 
 
 @dataclass
 class _Window:
+    room_s: float
     indices: list[int] = field(default_factory=list)
     seconds: float = 0.0
     tokens: int = 0
 
     def holds(self, index: int, share: Share, context: PackedContext) -> bool:
         """Whether there is room; an utterance that a pass holds twice is never said twice in one window."""
-        in_time = self.seconds + context.gap_s + share.seconds <= context.room_s
+        in_time = self.seconds + context.gap_s + share.seconds <= self.room_s
         return in_time and self.tokens + share.tokens <= share.room and index not in self.indices
 
     def add(self, index: int, share: Share, context: PackedContext) -> None:
@@ -80,11 +81,12 @@ class _Window:
 
 
 def pack(
-    order: Sequence[int], shares: Sequence[Share], context: PackedContext, rng: random.Random
+    order: Sequence[int], shares: Sequence[Share], context: PackedContext, rng: random.Random, room_s: float
 ) -> list[tuple[int, ...]]:
     """Fill windows: each utterance, in the given order, goes into the first of its group's open windows that holds it.
 
-    Every entry of `order` is in exactly one window. `rng` draws which utterances stand alone.
+    Every entry of `order` is in exactly one window. `rng` draws which utterances stand alone. No two share a window
+    that take more than `room_s` together.
     """
     windows: list[_Window] = []
     groups: dict[Any, list[_Window]] = defaultdict(list)
@@ -94,7 +96,7 @@ def pack(
         mates = [] if is_alone else groups[share.group]
         window = next((mate for mate in mates if mate.holds(index, share, context)), None)
         if window is None:
-            window = _Window()
+            window = _Window(room_s)
             windows.append(window)
             mates.append(window)
             del mates[:-OPEN]

@@ -4,9 +4,14 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from attune.audio.context import Context, PackedContext
+from attune.audio.waveform import POSITIONS_PER_S
 from attune.data.packing import Share, pack
+
+SIZES = 8  # of windows while they grow,
+SHORTEST = 2.0  # batches of each, or more: fewer would mostly be half empty
 
 
 @dataclass(frozen=True, slots=True)  # there are as many as rows
@@ -30,8 +35,9 @@ class TrainingBatches:
     """An endless stream of batches, each of windows of one length and of at most `batch_positions` in all.
 
     Each pass over the utterances draws every window anew, groups windows of equal length and shuffles the batches
-    across lengths. The stream depends on the seed and on how many batches were taken, on nothing else: a run that
-    continues sets `first_batch` and gets what the uninterrupted run would have got.
+    across lengths. The stream depends on the seed and on how many batches were taken, and where packed windows grow on
+    how many the run takes; on nothing else: a run that continues sets `first_batch` and gets what the uninterrupted run
+    would have got.
 
     Args:
         durations_s: of every utterance.
@@ -44,6 +50,7 @@ class TrainingBatches:
         shares: of every utterance and of those replayed, at context=packed: they are packed into windows.
         draws: the windows of pass n are those of draw n % draws, the same in every run; None draws them anew.
         rank, ranks: of several processes each takes every `ranks`-th batch of the one stream.
+        total: batches of the whole run, by all processes, along which packed windows grow; None: they are grown.
     """
 
     def __init__(
@@ -59,10 +66,13 @@ class TrainingBatches:
         draws: int | None = None,
         rank: int = 0,
         ranks: int = 1,
+        total: int | None = None,
     ):
         self.weights = weights
         self.shares, self.draws = shares, draws
+        self.packed = context if isinstance(context, PackedContext) and shares else None
         self.rank, self.ranks = rank, ranks
+        self.total = total
         self.durations_s = [*durations_s, *replay_durations_s]
         self.own = len(durations_s)
         self.replayed_a_pass = self.own * replay / (1 - replay)  # a mean: no pass takes part of an utterance
@@ -72,37 +82,58 @@ class TrainingBatches:
         self.first_batch = 0
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        skip, number = self.first_batch * self.ranks + self.rank, 0
+        skip, number, passed = self.first_batch * self.ranks + self.rank, 0, 0
         while True:
-            batches = self._pass(number)
+            batches = self._pass(number, passed)
             yield from batches[skip :: self.ranks]
             # What is left to be skipped, or what the last step went beyond the end of this pass.
             taken = len(range(skip, len(batches), self.ranks))
             skip, number = skip + taken * self.ranks - len(batches), number + 1
+            passed += len(batches)
 
-    def _pass(self, number: int) -> list[list[Draw]]:
+    def _pass(self, number: int, passed: int = 0) -> list[list[Draw]]:
+        """The batches of pass `number`, before which the stream had `passed`."""
         rng = random.Random(f"{self.seed} {number}")
         own = range(self.own) if self.weights is None else repeat(self.weights, rng)
         order = [*own, *self._replay(number)]
         rng.shuffle(order)
-        draws = [self._draw(window, number, rng) for window in self._fill(order, rng)]
-        batches = group(draws, self.batch_positions)
-        rng.shuffle(batches)
+        if self.packed is not None:
+            return self._pack(order, self.packed, passed, number, rng)
+        return self._batch([(index,) for index in order], number, rng)
+
+    def _pack(
+        self, order: Sequence[int], context: PackedContext, passed: int, number: int, rng: random.Random
+    ) -> list[list[Draw]]:
+        """While windows grow, a stretch of the pass at a time: its windows are of one size."""
+        batches: list[list[Draw]] = []
+        end = 0
+        while end < len(order):
+            progress = (passed + len(batches)) / self.total if self.total else 1.0
+            first, end = end, self._end_stretch(order, end, context) if progress < context.grow_share else len(order)
+            windows = pack(order[first:end], self.shares, context, rng, context.room_s(progress))
+            batches += self._batch(windows, number, rng)
         return batches
 
-    def _fill(self, order: Sequence[int], rng: random.Random) -> list[tuple[int, ...]]:
-        """Windows as indices of utterances: one each, unless they are packed."""
-        if isinstance(self.context, PackedContext) and self.shares:
-            return pack(order, self.shares, self.context, rng)
-        return [(index,) for index in order]
+    def _end_stretch(self, order: Sequence[int], first: int, context: PackedContext) -> int:
+        """How far the utterances go whose windows are of one size: to the end, where not half as many would be left."""
+        batches = max(SHORTEST, context.grow_share * (self.total or 0) / SIZES)
+        wanted_s = batches * self.batch_positions / POSITIONS_PER_S
+        sums_s = accumulate(self.durations_s[order[place]] for place in range(first, len(order)))
+        end = next((place for place, sum_s in enumerate(sums_s, first + 1) if sum_s >= wanted_s), len(order))
+        return end if len(order) - end > (end - first) / 2 else len(order)
+
+    def _batch(self, windows: Sequence[tuple[int, ...]], number: int, rng: random.Random) -> list[list[Draw]]:
+        batches = group([self._draw(window, number, rng) for window in windows], self.batch_positions)
+        rng.shuffle(batches)
+        return batches
 
     def _draw(self, window: tuple[int, ...], number: int, rng: random.Random) -> Draw:
         first, more = window[0], window[1:]
         if self.draws is not None:
             return draw_again(first, self.durations_s[first], self.context, number % self.draws)
         seconds = self.durations_s[first]
-        if more and isinstance(self.context, PackedContext):
-            seconds = self.context.total_s([self.durations_s[index] for index in window])
+        if self.packed is not None:
+            seconds = self.packed.total_s([self.durations_s[index] for index in window])
         return Draw(first, self.context.positions(seconds, rng), more, number)
 
     def _replay(self, number: int) -> list[int]:
