@@ -73,9 +73,10 @@ def measure(size: str, type: str, wanted: argparse.Namespace) -> dict[str, Any]:
     from attune.model.decode import decode_greedily
     from attune.model.finetune.base import apply_finetuning
     from attune.model.whisper import load_tokens, load_whisper
-    from attune.train.memory import Job, Load, costliest, find_process
+    from attune.train.memory import Job, Load
     from attune.train.module import WhisperModule
     from attune.train.objective.cross_entropy import CrossEntropy
+    from attune.train.room import costliest, find_process
     from attune.train.trainer import make_trainer
 
     SHAPES.update({"tiny": Shape(384, 4, 6), "base": Shape(512, 6, 8)})

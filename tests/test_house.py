@@ -34,7 +34,8 @@ train.objective.cross_entropy train.objective.ctc train.objective.joint_ctc trai
 train.objective.l2sp train.objective.ewc train.objective.distill
 train.objective.preparation train.objective.reference train.objective.hypotheses train.objective.mwer
 train.objective.rewards train.objective.grpo train.objective.dpo train.objective.reward_model train.augmentation
-train.ranks train.strategies train.gradients train.recovery train.memory train.module train.sharding
+train.ranks train.strategies train.gradients train.recovery train.memory train.room train.module
+train.sharding
 train.callbacks.moving_average train.callbacks.random_state train.callbacks.checkpoints
 train.callbacks.interruption train.callbacks.not_finite train.callbacks.progress train.callbacks.throughput
 train.callbacks.encoder_cache train.callbacks.gaps train.callbacks.compiled train.callbacks.streamed_rejections

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from attune.train.allocator import return_freed_memory, return_gaps
-from attune.train.memory import find_process, find_resident
+from attune.train.room import find_process, find_resident
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")

@@ -17,20 +17,10 @@ from attune.model.finetune.full import Full
 from attune.model.finetune.layers import Layers
 from attune.model.finetune.lora import Lora
 from attune.model.whisper import Whisper
-from attune.train.memory import (
-    GAPS,
-    LIBRARIES,
-    Job,
-    Load,
-    advise,
-    costliest,
-    find_available,
-    find_largest,
-    find_resident,
-    measure_loads,
-)
+from attune.train.memory import GAPS, LIBRARIES, Job, Load, measure_loads
 from attune.train.objective.cross_entropy import CrossEntropy
 from attune.train.recovery import is_out_of_memory
+from attune.train.room import advise, costliest, find_available, find_largest, find_resident
 
 LOAD = Load(windows=8, positions=200, tokens=20, supervised=120)
 
@@ -177,8 +167,9 @@ from attune.model.finetune.lora import Lora
 from attune.model.finetune.top import Top
 from attune.model.scratch import Scratch, make_tokens, make_whisper
 from attune.train.allocator import return_freed_memory
-from attune.train.memory import Job, Load, find_resident
+from attune.train.memory import Job, Load
 from attune.train.objective.cross_entropy import CrossEntropy
+from attune.train.room import find_resident
 from whispers import TEXTS, make_batch
 kind, width, layers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)

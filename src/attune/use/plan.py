@@ -18,23 +18,14 @@ from attune.model.finetune.lora import Lora
 from attune.model.scratch import obtain_tokens
 from attune.model.skeleton import apply_to_skeleton, make_skeleton
 from attune.train.callbacks.encoder_cache import check_cache
-from attune.train.memory import (
-    Job,
-    advise,
-    costliest,
-    find_available,
-    find_largest,
-    find_process,
-    find_resident,
-    measure_loads,
-)
+from attune.train.memory import Job, measure_loads
 from attune.train.module import WhisperModule
+from attune.train.room import USABLE, advise, costliest, find_available, find_largest, find_process, find_resident
 from attune.train.strategies import Sharded
 from attune.train.trainer import choose_precision
 from attune.use.config import build, build_corpus, plain
 
 CARDS_GB = (8, 16, 24, 80)
-USABLE = 0.9  # of a card: the rest is the driver's, and what lies between blocks
 
 
 def foresee(
