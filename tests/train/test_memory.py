@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -149,6 +150,15 @@ def test_loads_are_those_of_the_corpus(
         assert batch.supervised <= load.supervised <= batch.supervised + slack
     job = costliest(make_job(nano_like, Full()), loads)
     assert job.need().total == max(replace(job, load=load).need().total for load in loads)
+
+
+def test_packed_windows_are_foreseen_grown(make_data: Callable[..., SpeechDataModule], nano_like: Whisper) -> None:
+    """A trainer may know the data already, and in its first steps the windows would be short."""
+    data = make_data(nano_like.tokens, PackedContext(same_speaker=False), batch_window_s=60.0, workers=0)
+    loads = measure_loads(data)
+    data.trainer = SimpleNamespace(max_steps=1000, accumulate_grad_batches=1)  # type: ignore[assignment]
+    assert next(iter(data.training_batches()))[0].positions < max(load.positions for load in loads)
+    assert measure_loads(data) == loads
 
 
 def test_the_machine_is_asked() -> None:
