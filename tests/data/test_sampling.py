@@ -46,6 +46,28 @@ def test_batches_are_as_full_as_the_budget_allows() -> None:
     assert max(room.values()) == 1  # at most one unfilled batch a length
 
 
+def test_whole_windows_count_for_their_sound_where_batches_are_taken_in_parts() -> None:
+    """Else they stand two to a batch, and a step learns from two utterances."""
+    context = AudioContext(full_share=0.2)
+    batches = list(islice(TrainingBatches(DURATIONS_S, context, BUDGET, seed=3, in_parts=True), 200))
+    whole = [batch for batch in batches if batch[0].positions == 1500]
+    sound = [sum(context.positions(DURATIONS_S[draw.index], None) for draw in batch) for batch in whole]
+    assert max(map(len, whole)) > 2 * (BUDGET // 1500)
+    assert all(each <= BUDGET for each, batch in zip(sound, whole, strict=True) if len(batch) > 1)
+    assert sorted(sound)[len(sound) // 2] > 0.8 * BUDGET
+    cut = [batch for batch in batches if batch[0].positions < 1500]
+    assert all(sum(draw.positions for draw in batch) <= BUDGET for batch in cut)
+    assert Counter(draw.index for batch in batches for draw in batch).most_common()[-1][1] >= 5  # no one is left out
+
+
+def test_where_all_windows_are_whole_they_count_as_such() -> None:
+    def stream(in_parts: bool) -> list[list[int]]:
+        batches = TrainingBatches(DURATIONS_S, FullContext(), BUDGET, seed=3, in_parts=in_parts)
+        return [[draw.index for draw in batch] for batch in islice(batches, 200)]
+
+    assert stream(in_parts=True) == stream(in_parts=False)
+
+
 @pytest.mark.parametrize("first", [0, 1, 7, 40, 41, 150])
 def test_the_stream_goes_on_from_any_batch(first: int) -> None:
     whole = TrainingBatches(DURATIONS_S, AudioContext(), BUDGET, seed=5)

@@ -51,8 +51,8 @@ class AudioContext:
     Args:
         margin_min, margin_max: encoder positions (50 a second) of silence after the audio; evaluation uses the middle.
         shortest: the smallest window, in positions.
-        full_share: the share of training utterances that keep all 1500 positions, in [0, 1]. Few of them fill a batch:
-            2 % of the utterances are a tenth of the batches.
+        full_share: the share of training utterances that keep all 1500 positions, in [0, 1]. On one device as many of
+            them make a step as of others (`TrainingBatches.in_parts`); else four, where thirty others do.
         bucket: windows are multiples of this many positions, so that few shapes occur.
     """
 

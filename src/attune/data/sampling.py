@@ -3,11 +3,11 @@
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from attune.audio.context import Context, PackedContext
-from attune.audio.waveform import POSITIONS_PER_S
+from attune.audio.waveform import POSITIONS_PER_S, WINDOW_POSITIONS
 from attune.data.packing import Share, pack
 
 SIZES = 8  # of windows while they grow,
@@ -23,16 +23,22 @@ class Draw:
         positions: encoder positions that the window has this time.
         more: indices of the utterances behind it in the same window (context=packed).
         number: the pass that it is taken in; with cache=encoder, which of the stored draws it is.
+        cost: positions that it counts for in its batch, where those are not the window's; 0: they are.
     """
 
     index: int
     positions: int
     more: tuple[int, ...] = ()
     number: int = 0
+    cost: int = 0
 
 
 class TrainingBatches:
     """An endless stream of batches, each of windows of one length and of at most `batch_positions` in all.
+
+    An utterance that keeps the whole window where others are cut (`AudioContext.full_share`) counts for its sound,
+    where batches may be taken in parts: every step then learns from as much speech. Counted by their windows, 2 % of
+    the utterances were a tenth of the steps, each of four utterances that moved the weights as far as thirty.
 
     Each pass over the utterances draws every window anew, groups windows of equal length and shuffles the batches
     across lengths. The stream depends on the seed and on how many batches were taken, and where packed windows grow on
@@ -51,6 +57,7 @@ class TrainingBatches:
         draws: the windows of pass n are those of draw n % draws, the same in every run; None draws them anew.
         rank, ranks: of several processes each takes every `ranks`-th batch of the one stream.
         total: batches of the whole run, by all processes, along which packed windows grow; None: they are grown.
+        in_parts: whether a step may take a batch in parts, none of which has more than `batch_positions`.
     """
 
     def __init__(
@@ -67,12 +74,13 @@ class TrainingBatches:
         rank: int = 0,
         ranks: int = 1,
         total: int | None = None,
+        in_parts: bool = False,
     ):
         self.weights = weights
         self.shares, self.draws = shares, draws
         self.packed = context if isinstance(context, PackedContext) and shares else None
         self.rank, self.ranks = rank, ranks
-        self.total = total
+        self.total, self.in_parts = total, in_parts
         self.durations_s = [*durations_s, *replay_durations_s]
         self.own = len(durations_s)
         self.replayed_a_pass = self.own * replay / (1 - replay)  # a mean: no pass takes part of an utterance
@@ -129,12 +137,14 @@ class TrainingBatches:
 
     def _draw(self, window: tuple[int, ...], number: int, rng: random.Random) -> Draw:
         first, more = window[0], window[1:]
-        if self.draws is not None:
-            return draw_again(first, self.durations_s[first], self.context, number % self.draws)
         seconds = self.durations_s[first]
         if self.packed is not None:
             seconds = self.packed.total_s([self.durations_s[index] for index in window])
-        return Draw(first, self.context.positions(seconds, rng), more, number)
+        if self.draws is not None:
+            draw = draw_again(first, seconds, self.context, number % self.draws)
+        else:
+            draw = Draw(first, self.context.positions(seconds, rng), more, number)
+        return count_sound(draw, seconds, self.context) if self.in_parts else draw
 
     def _replay(self, number: int) -> list[int]:
         """What pass `number` replays: its stretch of an endless walk, shuffled anew whenever all have been heard."""
@@ -149,6 +159,11 @@ class TrainingBatches:
         order = list(range(self.own, len(self.durations_s)))
         random.Random(f"{self.seed} replay {round_}").shuffle(order)
         return order
+
+
+def count_sound(draw: Draw, seconds: float, context: Context) -> Draw:
+    """The same, counted for its sound if it has the whole window."""
+    return replace(draw, cost=context.positions(seconds, None)) if draw.positions == WINDOW_POSITIONS else draw
 
 
 def draw_again(index: int, duration_s: float, context: Context, number: int) -> Draw:
@@ -178,8 +193,18 @@ def group(draws: Sequence[Draw], batch_positions: int) -> list[list[Draw]]:
     lengths: dict[int, list[Draw]] = defaultdict(list)
     for draw in draws:
         lengths[draw.positions].append(draw)
-    batches = []
-    for positions, members in lengths.items():
-        size = max(1, batch_positions // positions)
-        batches += [members[i : i + size] for i in range(0, len(members), size)]
-    return batches
+    return [batch for members in lengths.values() for batch in _fill(members, batch_positions)]
+
+
+def _fill(draws: Sequence[Draw], batch_positions: int) -> Iterator[list[Draw]]:
+    batch: list[Draw] = []
+    free = batch_positions
+    for draw in draws:
+        cost = draw.cost or draw.positions
+        if batch and cost > free:
+            yield batch
+            batch, free = [], batch_positions
+        batch.append(draw)
+        free -= cost
+    if batch:
+        yield batch
