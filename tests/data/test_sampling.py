@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 
 from attune.audio.context import AudioContext, Context, FullContext
-from attune.data.sampling import Draw, TrainingBatches, evaluation_batches, group
+from attune.data.sampling import Draw, TrainingBatches, evaluation_batches, fill_up, group
 
 RNG = random.Random(0)
 DURATIONS_S = [round(RNG.uniform(0.3, 12.0), 2) for _ in range(97)] + [30.0, 29.5, 0.1]
@@ -44,6 +44,34 @@ def test_batches_are_as_full_as_the_budget_allows() -> None:
     (one,) = take_passes(TrainingBatches(DURATIONS_S, AudioContext(), BUDGET, seed=3), 1)
     room = Counter(batch[0].positions for batch in one if len(batch) < BUDGET // batch[0].positions)
     assert max(room.values()) == 1  # at most one unfilled batch a length
+
+
+@pytest.mark.parametrize("bucket", [50, 10])
+def test_what_does_not_come_out_even_fills_the_next_length(bucket: int) -> None:
+    context = AudioContext(full_share=0.0, bucket=bucket)
+    durations_s = [round(RNG.uniform(1.0, 9.0), 2) for _ in range(200)]
+    (drawn,) = [TrainingBatches(durations_s, context, 6000, seed=3)._pass(0)]
+    assert sorted(draw.index for batch in drawn for draw in batch) == list(range(200))
+    unfilled = [batch for batch in drawn if len(batch) < 6000 // batch[0].positions]
+    assert len(unfilled) <= 1
+    for draw in (draw for batch in drawn for draw in batch):
+        needed = 50 * durations_s[draw.index] + context.margin_min
+        assert needed <= draw.positions < 1.5 * max(context.shortest, needed + 96 + bucket) + 1
+
+
+def test_no_window_is_lengthened_beyond_half_of_itself() -> None:
+    draws = [Draw(0, 150), Draw(1, 150), Draw(2, 300), Draw(3, 300), Draw(4, 400), Draw(5, 1500)]
+    assert [each.positions for each in sorted(fill_up(draws, 6000), key=lambda each: each.index)] == [
+        150, 150, 400, 400, 400, 1500,
+    ]  # fmt: skip
+
+
+def test_windows_do_not_creep_up() -> None:
+    """One of each length: no rest is handed on for ever."""
+    lengths = list(range(150, 1450, 50))
+    drawn = fill_up([Draw(index, positions) for index, positions in enumerate(lengths)], 10**6)
+    assert all(draw.positions <= 1.5 * lengths[draw.index] for draw in drawn)
+    assert len({draw.positions for draw in drawn}) < 8
 
 
 def test_whole_windows_count_for_their_sound_where_batches_are_taken_in_parts() -> None:

@@ -18,6 +18,8 @@ from typing import Protocol
 from attune.audio.waveform import POSITIONS_PER_S, WINDOW_POSITIONS, WINDOW_S
 from attune.errors import InputError
 
+ALONE = 1 / 3  # of the time in which windows grow, before they begin to
+
 
 class Context(Protocol):
     """`name` is written into run.json; `buckets` are the only lengths, in encoder positions, that ever occur."""
@@ -88,7 +90,8 @@ class PackedContext(AudioContext):
     Args:
         gap_s: silence between two utterances of a window.
         single_share: the share of the training utterances that stands alone, in [0, 1].
-        grow_share: the share of the run in which windows grow evenly up to 30 s, in [0, 1]; 0: they are from the start.
+        grow_share: the share of the run in which windows grow up to 30 s, in [0, 1]: its first third with utterances
+            alone, then evenly. 0: windows are full from the start.
         same_speaker: False lets any speakers share a window, as in a conversation.
         timestamps: teach when each utterance begins and ends. Utterances with times of their own bring those.
     """
@@ -116,7 +119,9 @@ class PackedContext(AudioContext):
         """What utterances of one window and the silence between them may take together, `progress` of the run being
         over. The smallest margin stays free."""
         room_s = WINDOW_S - self.margin_min / POSITIONS_PER_S
-        return room_s if progress >= self.grow_share else room_s * progress / self.grow_share
+        if progress >= self.grow_share:
+            return room_s
+        return room_s * max(0.0, (progress / self.grow_share - ALONE) / (1 - ALONE))
 
     def total_s(self, durations_s: Sequence[float]) -> float:
         """How long some utterances are in one window."""

@@ -11,6 +11,7 @@ from attune.audio.waveform import POSITIONS_PER_S, WINDOW_POSITIONS
 from attune.data.packing import Share, pack
 
 SIZES = 8  # of windows while they grow,
+LONGER = 1.5  # times its own length: the most that a window is lengthened to fill a batch
 SHORTEST = 2.0  # batches of each, or more: fewer would mostly be half empty
 
 
@@ -131,7 +132,10 @@ class TrainingBatches:
         return end if len(order) - end > (end - first) / 2 else len(order)
 
     def _batch(self, windows: Sequence[tuple[int, ...]], number: int, rng: random.Random) -> list[list[Draw]]:
-        batches = group([self._draw(window, number, rng) for window in windows], self.batch_positions)
+        draws = [self._draw(window, number, rng) for window in windows]
+        if self.draws is None:  # those of a cache have their windows already
+            draws = fill_up(draws, self.batch_positions)
+        batches = group(draws, self.batch_positions)
         rng.shuffle(batches)
         return batches
 
@@ -164,6 +168,31 @@ class TrainingBatches:
 def count_sound(draw: Draw, seconds: float, context: Context) -> Draw:
     """The same, counted for its sound if it has the whole window."""
     return replace(draw, cost=context.positions(seconds, None)) if draw.positions == WINDOW_POSITIONS else draw
+
+
+def fill_up(draws: Sequence[Draw], batch_positions: int) -> list[Draw]:
+    """Where windows of one length do not come out even, the rest of them get the next longer one, with more silence
+    behind the sound, at most half as long again: a step of three utterances moves the weights as far as one of thirty.
+    """
+    lengths: dict[int, list[Draw]] = defaultdict(list)
+    for draw in draws:
+        lengths[draw.positions].append(draw)
+    done = lengths.pop(WINDOW_POSITIONS, [])
+    rest: list[Draw] = []  # the shortest first
+    length = 0
+    for positions in sorted(lengths):
+        if rest and positions > LONGER * rest[0].positions:
+            done += lengthen(rest, length)
+            rest = []
+        members = [*rest, *lengths[positions]]
+        even = len(members) - len(members) % max(1, batch_positions // positions)
+        done += lengthen(members[:even], positions)
+        rest, length = members[even:], positions
+    return done + lengthen(rest, length)
+
+
+def lengthen(draws: Sequence[Draw], positions: int) -> list[Draw]:
+    return [replace(draw, positions=positions) for draw in draws]
 
 
 def draw_again(index: int, duration_s: float, context: Context, number: int) -> Draw:
