@@ -25,7 +25,7 @@ from attune.audio.waveform import SAMPLES_PER_POSITION, WINDOW_S, AudioError, co
 from attune.data.batch import Batch, Example, collate
 from attune.data.corpora.schema import RowStream
 from attune.data.findings import Rejection
-from attune.data.sampling import Draw, count_sound, group
+from attune.data.sampling import Draw, count_sound, fill_up, group
 from attune.data.utterances import Utterances
 from attune.errors import InputError
 from attune.text.tokens import Tokens
@@ -141,7 +141,7 @@ class StreamedBatches(IterableDataset[Given]):
                 draws.append(count_sound(draw, seconds, self.context) if self.in_parts else draw)
             except AudioError as error:
                 reject(_name(row, error))
-        batches = group(draws, self.batch_positions)
+        batches = group(fill_up(draws, self.batch_positions), self.batch_positions)
         rng.shuffle(batches)
         return batches
 
