@@ -14,7 +14,7 @@ from typing import Any
 import soundfile
 import torch
 from datasets import Dataset
-from sides import peak_resident_gb
+from sides import FEATURE_PASSES, peak_resident_gb
 from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
@@ -58,6 +58,7 @@ def main(stage: str, model: str, manifest: str, steps: int, batch: int, cap: int
         features = processor.feature_extractor(samples, sampling_rate=rate).input_features[0]
         return {"input_features": features, "labels": processor.tokenizer(row["text"]).input_ids}
 
+    rows *= FEATURE_PASSES if stage == "features" else 1
     prepare(rows[0])  # warms up, as a step does below
     started = time.perf_counter()
     plain = Dataset.from_list([{"audio": row["audio"], "text": row["text"]} for row in rows])
