@@ -10,9 +10,9 @@ from attune.audio.context import Context, PackedContext
 from attune.audio.waveform import POSITIONS_PER_S, WINDOW_POSITIONS
 from attune.data.packing import Share, pack
 
-SIZES = 8  # of windows while they grow,
 LONGER = 1.5  # times its own length: the most that a window is lengthened to fill a batch
-SHORTEST = 2.0  # batches of each, or more: fewer would mostly be half empty
+SIZES = 8  # of packed windows while they grow
+SHORTEST = 2.0  # batches of each size, or more: fewer would mostly be half empty
 
 
 @dataclass(frozen=True, slots=True)  # there are as many as rows
