@@ -13,7 +13,7 @@ import torch
 
 SHORTEST_S, LONGEST_S = 2.0, 6.0
 RATE_HZ = 16_000
-FEATURE_PASSES = 5  # over the clips: one takes ours a seventh of a second, most of it a beginning
+FEATURE_PASSES = 5  # over the clips: one takes ours a seventh of a second, too little to time
 Clip = tuple[torch.Tensor, str]  # waveform, text
 
 

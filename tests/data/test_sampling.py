@@ -50,7 +50,7 @@ def test_batches_are_as_full_as_the_budget_allows() -> None:
 def test_what_does_not_come_out_even_fills_the_next_length(bucket: int) -> None:
     context = AudioContext(full_share=0.0, bucket=bucket)
     durations_s = [round(RNG.uniform(1.0, 9.0), 2) for _ in range(200)]
-    (drawn,) = [TrainingBatches(durations_s, context, 6000, seed=3)._pass(0)]
+    drawn = TrainingBatches(durations_s, context, 6000, seed=3)._pass(0)
     assert sorted(draw.index for batch in drawn for draw in batch) == list(range(200))
     unfilled = [batch for batch in drawn if len(batch) < 6000 // batch[0].positions]
     assert len(unfilled) <= 1

@@ -11,7 +11,7 @@ from transformers.audio_utils import mel_filter_bank
 from attune.audio.waveform import HOP_SAMPLES, N_FFT, SAMPLE_RATE_HZ
 
 SAMPLES_CACHED = 200_000  # 2 MB of overlapping frames
-LEAST_POWER = 1e-10
+LEAST_POWER = 1e-10  # of a mel band, as of silence: Whisper's own
 
 
 class LogMel(nn.Module):
@@ -69,7 +69,7 @@ class LogMel(nn.Module):
 
 
 def count_heard(waveform: Float[Tensor, "batch sample"]) -> int:
-    """Frames until nothing but zeros follows in any utterance, with as many of them as a frame reaches out."""
+    """How many frames, of 10 ms, hear any sound of any utterance: behind them there is nothing but zeros."""
     heard = np.flatnonzero(waveform.detach().numpy().any(axis=0))
     last = int(heard[-1]) if len(heard) else 0
     return (last + N_FFT // 2) // HOP_SAMPLES + 1
