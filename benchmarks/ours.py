@@ -33,8 +33,8 @@ from attune.train.objective.cross_entropy import CrossEntropy
 from attune.train.trainer import make_trainer
 
 CONTEXTS: dict[str, Context] = {
-    "audio": AudioContext(full_share=0.0),
-    "packed": PackedContext(full_share=0.0, grow_share=0.0),  # a fifth of the clips alone, as by default; all grown
+    "audio": AudioContext(),  # with its share of windows of 30 s
+    "packed": PackedContext(grow_share=0.0),  # a fifth of the clips alone, as by default; all grown
     "full": FullContext(),
 }
 WARM = 2  # steps
@@ -50,6 +50,7 @@ def main(stage: str, model: str, manifest: str, steps: int, batch: int, cap: int
         corpus, tokens, CONTEXTS[context], batch_window_s=window_s, evaluation_batch_window_s=EVALUATION_S,
         allow_leakage=True,  # the same clips are learnt and scored: only time counts here
     )  # fmt: skip
+    data.in_parts = True  # as train.py on one device
     data.prepare()
     if stage == "features":
         print(json.dumps({"clips_per_second": run_features(data), "peak_gb": peak_resident_gb()}))

@@ -88,6 +88,22 @@ def test_whole_windows_count_for_their_sound_where_batches_are_taken_in_parts() 
     assert Counter(draw.index for batch in batches for draw in batch).most_common()[-1][1] >= 5  # no one is left out
 
 
+def test_stored_windows_are_the_same_in_every_run_and_count_for_their_sound_too() -> None:
+    context, spoken_s = AudioContext(full_share=0.2), [duration for duration in DURATIONS_S if duration < 6]
+
+    def take(seed: int) -> list[list[Draw]]:
+        return list(islice(TrainingBatches(spoken_s, context, BUDGET, seed, draws=2, in_parts=True), 100))
+
+    run = take(seed=3)
+    whole = [batch for batch in run if batch[0].positions == 1500]
+    assert sum(map(len, whole)) / sum(map(len, run)) == pytest.approx(0.2, abs=0.07)
+    assert max(map(len, whole)) > 2 * (BUDGET // 1500)
+    for batch in whole:
+        assert len(batch) == 1 or sum(context.positions(spoken_s[draw.index], None) for draw in batch) <= BUDGET
+    windows = {(draw.index, draw.number % 2): draw.positions for batch in run for draw in batch}
+    assert all(windows[draw.index, draw.number % 2] == draw.positions for batch in take(seed=4) for draw in batch)
+
+
 def test_where_all_windows_are_whole_they_count_as_such() -> None:
     def stream(in_parts: bool) -> list[list[int]]:
         batches = TrainingBatches(DURATIONS_S, FullContext(), BUDGET, seed=3, in_parts=in_parts)
