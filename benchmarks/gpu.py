@@ -239,7 +239,6 @@ class Bench:
         """The way that train.py goes: recordings on disk, worker processes, audit, training, validation."""
         clips, scored = (8, 2) if self.smoke else (512, 32)
         whisper = make_published(self.sizes[0], self.device)
-        whisper.tokens.tokens_per_s = 12.0
         with tempfile.TemporaryDirectory() as folder:
             rows = [write_noise(Path(folder), index) for index in range(clips + scored)]
             manifests = [write_manifest(Path(folder) / f"{name}.jsonl", part) for name, part in

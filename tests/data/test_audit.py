@@ -9,7 +9,7 @@ import torch
 from whispers import make_sound
 
 from attune.audio.waveform import encode_wav
-from attune.data.audit import check_texts, find_pace, reject_broken_audio
+from attune.data.audit import check_texts, find_paces, reject_broken_audio
 from attune.data.corpora.schema import FEATURES, build_dataset
 from attune.data.findings import write_rejections
 from attune.errors import InputError
@@ -52,6 +52,22 @@ def test_rows_are_set_aside_with_place_and_reason(tmp_path: Path) -> None:
     assert list(read[0]) == ["split", "id", "place", "reason"]
 
 
+def test_a_broken_row_takes_no_other_of_its_id_with_it() -> None:
+    """Parts of one recording often have its id."""
+    rows = [make_row(number, id="talk") for number in range(4)]
+    rows[2] = make_row(2, b"RIFFnonsense", id="talk")
+    kept, rejections = reject_broken_audio({"train": build_dataset(rows)}, 0.25)
+    assert kept["train"]["place"][:] == [f"train.jsonl, line {number}" for number in (0, 1, 3)]
+    assert [rejection.place for rejection in rejections] == ["train.jsonl, line 2"]
+
+
+def test_an_id_is_scored_once(nano_tokens: Tokens) -> None:
+    twice = build_dataset([make_row(0), make_row(1), make_row(2, id="row-0")])
+    check_texts({"train": twice}, nano_tokens)
+    with pytest.raises(InputError, match="line 2: the id 'row-0' is that of train.jsonl, line 0 too; each row of test"):
+        check_texts({"test": twice}, nano_tokens)
+
+
 def test_durations_are_measured_after_the_cut() -> None:
     rows = [make_row(0, duration_s=99.0), make_row(1, start_s=0.5, end_s=1.25), make_row(2, start_s=1.5)]
     kept, _ = reject_broken_audio({"train": build_dataset(rows)}, 0.0)
@@ -87,13 +103,28 @@ def test_nothing_left_is_never_allowed() -> None:
 def test_the_pace_is_that_of_the_corpus(nano_tokens: Tokens) -> None:
     def pace(text: str, duration_s: float) -> float:
         rows = [make_row(1, text="No.", duration_s=2.0), make_row(2, text=text, duration_s=duration_s)]
-        return find_pace(build_dataset(rows), nano_tokens)
+        return find_paces({"train": build_dataset(rows)}, nano_tokens)["en"]
 
     assert pace("No.", 2.0) == 12  # slow speech
     letters = "Привет, как дела"
     count = len(nano_tokens.text(letters, "en"))
     assert pace(letters, 2.0) == pytest.approx(1.5 * count / 2) and count > len(letters)
     assert pace(letters, 0.1) == 40  # a text that is too long for its audio
+
+
+def test_each_language_has_a_pace_from_where_it_is_learnt(nano_tokens: Tokens) -> None:
+    """A retention panel in another script is decoded whole, and no test says how long its own transcripts may be."""
+    spelt = "გამარჯობა, როგორ ხარ"
+    train = build_dataset(
+        [make_row(1, text="No.", duration_s=2.0), make_row(2, text="Да.", language="Russian", duration_s=2.0)]
+    )
+    rows = [
+        make_row(3, text="No, no, no, no, no, no.", duration_s=0.5),
+        make_row(4, text=spelt, language="ka", duration_s=4.0),
+    ]
+    paces = find_paces({"retention/old": build_dataset(rows), "train": train}, nano_tokens)
+    assert paces == {"en": 12, "ru": 12, "ka": pytest.approx(1.5 * len(nano_tokens.text(spelt, "ka")) / 4)}
+    assert paces["ka"] > 12
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from attune.audio.waveform import WINDOW_POSITIONS
 from attune.data.batch import Batch
 from attune.model.decode import cap_tokens, decode_greedily
 from attune.model.whisper import Whisper
+from attune.text.tokenizer import train_tokenizer
+from attune.text.tokens import Tokens
 
 TEXTS = ("a", "b", "c", "d", "e")  # only the sounds count here
 LENGTHS_S = (1.3, 0.7, 3.9, 2.0, 3.0)
@@ -148,5 +150,11 @@ def test_decoding_changes_nothing(nano_like: Whisper) -> None:
 
 
 def test_the_cap_follows_the_audio() -> None:
-    assert cap_tokens(torch.tensor([16_000, 0, 480_000])) == [28, 16, 376]
-    assert cap_tokens(torch.tensor([16_000]), tokens_per_s=40) == [56]
+    tokens = Tokens(train_tokenizer(["a"], merges=0))
+    prefixes = [tokens.prefix(language) for language in ("en", "de", "ka")]
+    assert cap_tokens(tokens, prefixes, torch.tensor([16_000, 0, 160_000])) == [56, 16, 416]  # it spells all in bytes
+    tokens.paces = {"en": 12.0, "ka": 30.0}
+    assert cap_tokens(tokens, prefixes, torch.tensor([16_000, 16_000, 160_000])) == [28, 56, 316]
+    tokens.end_of_text = 50_257
+    tokens.paces = {"de": 15.0}
+    assert cap_tokens(tokens, prefixes, torch.tensor([16_000] * 3)) == [28, 31, 56]

@@ -142,3 +142,27 @@ def test_a_tokenizer_that_is_not_whisper_s() -> None:
 
     with pytest.raises(InputError, match=r"no token <\|startofprev\|>, so it is not Whisper's"):
         Tokens(Other())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "tokens_per_s"),
+    [
+        ("en", "Tomorrow morning I will go to school", 12),
+        ("ru", "Завтра утром я пойду в школу", 12),
+        ("ta", "நான் நாளை காலை பள்ளிக்கு செல்வேன்", 12),
+        ("hi", "मैं कल सुबह स्कूल जाऊँगा", 40),
+        ("ka", "ხვალ დილით სკოლაში წავალ", 40),
+        ("te", "నేను రేపు ఉదయం పాఠశాలకు వెళ్తాను", 40),
+    ],
+)
+def test_a_language_spelt_in_bytes_may_take_more_tokens(
+    language: str, text: str, tokens_per_s: float, real_tokenizer_whisper: Whisper
+) -> None:
+    tokens = real_tokenizer_whisper.tokens
+    assert (len(tokens.text(text, language)) > len(text)) == (tokens_per_s > 12)  # more than one a letter
+    assert tokens.pace([*tokens.prompt("Before.", room=99), *tokens.prefix(language)]) == tokens_per_s
+
+
+def test_an_english_only_whisper_is_asked_for_no_language(english_only: Tokens) -> None:
+    english_only.paces = {"en": 13.0}
+    assert english_only.pace(english_only.prefix("en")) == 13

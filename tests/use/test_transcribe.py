@@ -151,9 +151,9 @@ def test_a_short_file_reads_as_it_is_scored(whisper: Whisper, tokens: Tokens, tm
     padded = torch.nn.functional.pad(load_waveform(file), (0, 27 * SAMPLE_RATE_HZ))
     with torch.no_grad():
         states = whisper.encode(padded[None])
-    ids = decode_greedily(
-        whisper, states, [tokens.prefix("en")], cap_tokens(torch.tensor([3 * SAMPLE_RATE_HZ]), tokens.tokens_per_s)
-    )[0]
+    prefixes = [tokens.prefix("en")]
+    limits = cap_tokens(tokens, prefixes, torch.tensor([3 * SAMPLE_RATE_HZ]))
+    ids = decode_greedily(whisper, states, prefixes, limits)[0]
     heard = transcribe(whisper, file, "en")
     assert heard.text == tokens.transcript(ids) != ""
     assert heard.segments == [Segment(0.0, 3.0, heard.text)]

@@ -4,6 +4,7 @@ One pass over every split: its texts, then its sound, the scored splits first, s
 looked up among them. What is kept of a row are some numbers; its sound is let go.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,7 +111,8 @@ def check_leakage(found: Audit, allow: bool) -> None:
 
 
 def check_texts(splits: Mapping[str, Dataset], tokens: Tokens) -> None:
-    """Fail, before any weight is loaded, on a text, a language or a task that Whisper cannot hold.
+    """Fail, before any weight is loaded, on a text, a language or a task that Whisper cannot hold, or an id that is
+    scored twice.
 
     Raises:
         InputError: with the row's place.
@@ -120,11 +122,16 @@ def check_texts(splits: Mapping[str, Dataset], tokens: Tokens) -> None:
 
 
 def find_text_faults(splits: Mapping[str, Dataset], tokens: Tokens) -> Iterator[tuple[str, Mapping[str, Any], str]]:
-    """(split, row, reason) of every row whose text, language or task Whisper cannot hold."""
+    """(split, row, reason) of every row whose text, language or task Whisper cannot hold, or whose id another scored
+    row of its split has: a prediction is known by its id."""
     room = tokens.max_tokens - len(tokens.prompt(None, room=tokens.max_tokens)) - SPECIAL
     kinds: set[tuple[str, str]] = set()  # that have passed once
     for split, dataset in splits.items():
+        places: dict[str, str] = {}
         for row in iterate(dataset, [name for name in dataset.column_names if name != "audio"]):
+            if split not in LEARNT and places.setdefault(row["id"], row["place"]) != row["place"]:
+                first = places[row["id"]]
+                yield split, row, f"the id {row['id']!r} is that of {first} too; each row of {split} needs its own"
             # A token is at least a byte: what is short enough need not be cut into tokens to be known to fit.
             size = max(len(row["text"].encode()), len((row.get(REJECTED) or "").encode()))
             kind = (row["language"], row["task"])
@@ -138,14 +145,26 @@ def find_text_faults(splits: Mapping[str, Dataset], tokens: Tokens) -> Iterator[
                 yield split, row, str(error)
 
 
-def find_pace(dataset: Dataset, tokens: Tokens) -> float:
-    """Tokens that a second of speech can need: half as many again as the fastest of a thousand utterances, 12 to 40.
+def find_paces(splits: Mapping[str, Dataset], tokens: Tokens) -> dict[str, float]:
+    """Language code -> tokens that a second of its speech can need (`Tokens.pace`).
 
+    Half as many again as the fastest of a thousand utterances, 12 to 40, of the first split that has the language;
+    training comes first, so that no test says how long its own transcripts may be if it can be known from elsewhere.
     English needs 12. A script that the vocabulary spells in bytes takes two or three tokens a letter: Russian 30 with
     nano's, Burmese as many with OpenAI's.
     """
-    step = max(1, len(dataset) // PACED)
-    rows = dataset.select_columns(["text", "language", "duration_s"]).select(range(0, len(dataset), step)).to_list()
+    paces: dict[str, float] = {}
+    for split in sorted(splits, key=lambda name: name != "train"):
+        rows: dict[str, list[int]] = defaultdict(list)
+        for index, row in enumerate(iterate(splits[split], ["language"])):
+            rows[tokens.language_code(row["language"]) if tokens.is_multilingual else "en"].append(index)
+        paces = {code: find_pace(splits[split], indices, tokens) for code, indices in rows.items()} | paces
+    return paces
+
+
+def find_pace(dataset: Dataset, indices: Sequence[int], tokens: Tokens) -> float:
+    step = max(1, len(indices) // PACED)
+    rows = dataset.select_columns(["text", "language", "duration_s"]).select(indices[::step]).to_list()
     fastest = max(len(tokens.text(row["text"], row["language"])) / row["duration_s"] for row in rows)
     return min(max(1.5 * fastest, SPOKEN_PER_S), SPELT_PER_S)
 
@@ -189,7 +208,7 @@ def hear_corpus(
             sounds.note(index, heard)
             if heard.fault:
                 found.findings.add(ALWAYS, split, row, heard.fault)
-                found.findings.set_aside[split, row["id"]] = heard.fault
+                found.findings.set_aside[split, row["id"], row["place"]] = heard.fault
                 continue
             judge_sound(split, row, heard, found.findings)
             if heard.fingerprints:
@@ -225,13 +244,13 @@ def _check_drawn(split: str, drawn: Bool[np.ndarray, "row"], sounds: SplitSounds
 
 
 def _set_aside(split: str, dataset: Dataset, sounds: SplitSounds, found: Audit, max_rejected: float | None) -> None:
-    aside = {id: reason for (where, id), reason in found.findings.set_aside.items() if where == split}
+    aside = {(id, place): reason for (where, id, place), reason in found.findings.set_aside.items() if where == split}
     bad: list[Rejection] = []
     if aside:
         for index, row in enumerate(iterate(dataset, ["id", "place"])):
-            if row["id"] in aside:
+            if reason := aside.get((row["id"], row["place"])):
                 sounds.usable[index] = False
-                bad.append(Rejection(split, row["id"], row["place"], aside[row["id"]]))
+                bad.append(Rejection(split, row["id"], row["place"], reason))
     if max_rejected is not None:
         _check_share(split, len(bad), len(dataset), max_rejected, bad)
     found.splits[split] = keep_usable(dataset, sounds)

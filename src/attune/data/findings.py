@@ -69,7 +69,7 @@ class Findings:
 
     severities: Mapping[str, str]
     kept: list[Finding] = field(default_factory=list)
-    set_aside: dict[tuple[str, str], str] = field(default_factory=dict)  # (split, id): the error that a row has
+    set_aside: dict[tuple[str, str, str], str] = field(default_factory=dict)  # (split, id, place): the error of a row
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (rule, split): rows
 
     def add(self, rule: str, split: str, row: Mapping[str, Any], reason: str) -> None:
@@ -77,7 +77,7 @@ class Findings:
         if rule not in self.severities:
             return
         if self.severities[rule] == "error" and rule not in (ALWAYS, *OF_SPLITS):
-            self.set_aside.setdefault((split, row["id"]), f"{rule}: {reason}")
+            self.set_aside.setdefault((split, row["id"], row["place"]), f"{rule}: {reason}")
         self.counts[rule, split] += 1
         if self.counts[rule, split] <= KEPT:
             self.kept.append(Finding(rule, self.severities[rule], split, row["id"], row["place"], reason))

@@ -24,7 +24,7 @@ from attune.data.audit import (
     audit_corpus,
     check_leakage,
     check_texts,
-    find_pace,
+    find_paces,
     keep_usable,
     load_row,
 )
@@ -148,7 +148,7 @@ class SpeechDataModule(L.LightningDataModule):
         if not self.audit.splits:
             self.audit.splits = {name: keep_usable(rows, self.audit.sounds[name]) for name, rows in splits.items()}
         self.splits, self.rejections = self.audit.splits, self.audit.rejections
-        self.tokens.tokens_per_s = find_pace(self.splits["train"], self.tokens)
+        self.tokens.paces |= find_paces(self.splits, self.tokens)
         if isinstance(self.corpus, Streams) and (stream := self.corpus.stream()):
             self._begin_stream(stream)
         if self.examples:

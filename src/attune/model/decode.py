@@ -15,7 +15,7 @@ from attune.model.bias import TermBias
 from attune.model.finetune.ctc import count_positions, find_writer
 from attune.model.lean import lean
 from attune.model.whisper import Whisper, narrow
-from attune.text.tokens import SPOKEN_PER_S
+from attune.text.tokens import Tokens
 
 TOKENS_AT_LEAST = 16
 # What the decoder calls the keys and values of earlier tokens: transformers 5.24 renamed it, 5.40 drops the old name.
@@ -23,12 +23,18 @@ CACHE = "cache" if "cache" in inspect.signature(WhisperDecoder.forward).paramete
 DROP_BELOW = 0.75  # finished rows leave the batch once this share is left: each cut copies the cache
 
 
-def cap_tokens(lengths: Int[Tensor, "batch"], tokens_per_s: float = SPOKEN_PER_S) -> list[int]:
-    """How many new tokens an utterance can need: so many a second of audio, plus 16. `lengths` are in samples.
+def cap_tokens(tokens: Tokens, prefixes: Sequence[Sequence[int]], lengths: Int[Tensor, "batch"]) -> list[int]:
+    """How many new tokens each utterance can need: so many a second of audio (`Tokens.pace`), plus 16.
 
     Nobody speaks faster, and a decoder that loops would otherwise run to 448.
+
+    Args:
+        prefixes: what each decoder is given; it says in which language.
+        lengths: of each utterance, in samples.
     """
-    return [TOKENS_AT_LEAST + int(tokens_per_s * length / SAMPLE_RATE_HZ) for length in lengths.tolist()]
+    paces = [tokens.pace(prefix) for prefix in prefixes]
+    seconds = [length / SAMPLE_RATE_HZ for length in lengths.tolist()]
+    return [TOKENS_AT_LEAST + int(pace * second) for pace, second in zip(paces, seconds, strict=True)]
 
 
 def decode(
@@ -51,7 +57,7 @@ def decode(
     head = find_writer(whisper.network)
     if head is not None:
         return read_ctc(head, states, count_positions(lengths, states.shape[1]).tolist())
-    return decode_greedily(whisper, states, prefixes, cap_tokens(lengths, whisper.tokens.tokens_per_s), bias)
+    return decode_greedily(whisper, states, prefixes, cap_tokens(whisper.tokens, prefixes, lengths), bias)
 
 
 @torch.no_grad()

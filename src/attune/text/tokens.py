@@ -26,6 +26,11 @@ SECONDS_PER_TIMESTAMP = 0.02
 IGNORED = -100  # torch's cross_entropy skips this label
 SPOKEN_PER_S, SPELT_PER_S = 12, 40  # tokens that a second of fast speech needs: in words, or letter by letter in bytes
 SMALL_VOCABULARY = 10_000  # text tokens; OpenAI's have 50,000
+# Those whose texts take more than one token a letter in OpenAI's vocabulary (1.1 in Hindi to 3.0 in Tibetan, of one
+# sentence each); Tamil, the next, takes 0.9, English 0.2.
+SPELT_LANGUAGES = frozenset(
+    {"am", "as", "bn", "bo", "gu", "hi", "hy", "ka", "km", "kn", "lo", "ml", "mr", "my", "ne", "pa", "sa", "si", "te"}
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,7 @@ class Tokens:
         between = range(self.start + 1, min(self.tasks.values()))
         self.languages = {str(tokenizer.convert_ids_to_tokens(i)).strip("<|>"): i for i in between}
         self.special = set(range(min(self.end_of_text, self.start), self.last_timestamp + 1))
-        # Of fast speech: what a decoder is allowed to write. A corpus of which one knows better sets it.
-        self.tokens_per_s: float = SPELT_PER_S if self.end_of_text < SMALL_VOCABULARY else SPOKEN_PER_S
+        self.paces: dict[str, float] = {}  # language code -> tokens per second, where a corpus knows better (`pace`)
         self.relatives: dict[str, str] = {}  # a language that a new token was made for -> the one that it started from
         # A saved model knows its learned prompt by these names; all others have none.
         names = map(SOFT_PROMPT.format, range(self.no_timestamps - self.no_speech - 1))
@@ -123,6 +127,14 @@ class Tokens:
         if self.is_multilingual:
             ids += [self.languages[self.language_code(language)], self.tasks[task]]
         return ids if timestamps else [*ids, self.no_timestamps]
+
+    def pace(self, prefix: Sequence[int]) -> float:
+        """Tokens that a second of fast speech can need in the language that a prefix asks for: what a decoder is
+        allowed to write, for one that loops would go on to the end of its positions."""
+        asked = set(prefix)
+        code = next((code for code, id in self.languages.items() if id in asked), "en")
+        is_spelt = self.end_of_text < SMALL_VOCABULARY or code in SPELT_LANGUAGES
+        return self.paces.get(code, SPELT_PER_S if is_spelt else SPOKEN_PER_S)
 
     def prompt(self, prompt: str | None, room: int) -> list[int]:
         """<|startofprev|>, the learned prompt if there is one, and the last tokens of the prompt that fit into `room`.

@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import nn
 
 from attune.audio.context import Context
+from attune.data.audit import find_paces
 from attune.data.module import SpeechDataModule
 from attune.data.texts import Shared
 from attune.data.vocabulary import Prompts
@@ -123,6 +124,7 @@ def score_other(
     kept, tokens = module.whisper, data.tokens
     theirs = copy(whisper.tokens)
     theirs.relatives = tokens.relatives
+    theirs.paces = theirs.paces | find_paces(data.splits, theirs)
     module.whisper, data.tokens = whisper, theirs
     try:
         return score(trainer, module, data, panels, context)

@@ -48,7 +48,7 @@ def list_faults(found: Audit, config: Any) -> list[str]:
         f"{len(bad)} of {len(sounds.usable)} utterances of {split} cannot be used, more than "
         f"data.max_rejected={config.data.max_rejected:g} allows."
         for split, sounds in found.sounds.items()
-        if len(bad := {each.id for each in found.rejections if each.split == split})
+        if len(bad := {(each.id, each.place) for each in found.rejections if each.split == split})
         > config.data.max_rejected * len(sounds.usable)
     ]
     try:

@@ -91,7 +91,7 @@ class Listener:
         prefix = make_prefix(tokens, self.language, self.task, self.timestamps, self.prompt)
         if self.timestamps:
             room = tokens.max_tokens - len(prefix)  # `generate` refuses what cannot fit
-            limit = min(cap_tokens(length, tokens.tokens_per_s)[0], room)
+            limit = min(cap_tokens(tokens, [prefix], length)[0], room)
             return self._decode_with_fallback(states, prefix, limit)
         ids = decode(self.whisper, states, [prefix], length.to(states.device), self.bias)
         return judge(self.whisper, states, [prefix], ids)[0] if self.has_decoder else Attempt(ids[0], 0.0, 0.0, 0.0)

@@ -1,6 +1,8 @@
 """Folders of recordings: text beside them, subtitles, TextGrids, metadata; and how they are divided."""
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,55 @@ def test_metadata(kind: str, tmp_path: Path, nano_tokens: Tokens) -> None:
     assert [len(data.splits[split]) for split in ("train", "validation", "test")] == [16, 2, 2]
     assert len({row["audio"]["path"] for row in data.splits["test"]}) == 1  # both parts of one recording
     with pytest.raises(InputError, match="data.columns.text=transcription"):
+        FolderCorpus(str(tmp_path), "en").splits()
+
+
+def write_metadata(folder: Path, splits: Sequence[str | None]) -> None:
+    rows = [{"file_name": f"{number}.wav", "text": f"{number}", "split": split} for number, split in enumerate(splits)]
+    for row in rows:
+        write_sound(folder / row["file_name"], 1.0, 1)
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def test_metadata_that_names_splits(tmp_path: Path) -> None:
+    write_metadata(tmp_path, ["test", "train", "dev", "train", "test"])
+    splits = FolderCorpus(str(tmp_path), "en").splits()
+    texts = {"train": ["1", "3"], "validation": ["2"], "test": ["0", "4"]}
+    assert {split: list(rows["text"]) for split, rows in splits.items()} == texts
+    write_metadata(tmp_path, ["test", *["train"] * 9])
+    splits = FolderCorpus(str(tmp_path), "en").splits()
+    assert [len(splits[split]) for split in ("train", "validation", "test")] == [8, 1, 1]
+    assert splits["test"]["text"][:] == ["0"]
+    write_metadata(tmp_path, [None] * 10)
+    assert [len(rows) for rows in FolderCorpus(str(tmp_path), "en").splits().values()] == [8, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (["train", "test", None], "line 3 names no split, and other rows do"),
+        (["train", "exam"], "line 2: split is 'exam'. Accepted: train, validation"),
+        (["dev", "test"], "names the splits test, validation, and not train"),
+    ],
+)
+def test_metadata_that_names_splits_wrongly(splits: Sequence[str | None], message: str, tmp_path: Path) -> None:
+    write_metadata(tmp_path, splits)
+    with pytest.raises(InputError, match=message):
+        FolderCorpus(str(tmp_path), "en").splits()
+
+
+def test_a_subfolder_is_one_split(tmp_path: Path) -> None:
+    write_metadata(tmp_path / "train", ["train", "test"])
+    with pytest.raises(InputError, match="metadata.jsonl names the split test and lies in train/. Put the file into"):
+        FolderCorpus(str(tmp_path), "en").splits()
+
+
+def test_a_file_name_in_another_encoding(tmp_path: Path) -> None:
+    write_pairs(tmp_path, 3)
+    name = os.fsdecode("caf\u00e9".encode("latin-1"))
+    (tmp_path / "talk0.wav").rename(tmp_path / f"{name}.wav")
+    (tmp_path / f"{name}.txt").write_text("Coffee.")
+    with pytest.raises(InputError, match=r"caf\\udce9.txt: id is caf\\udce9.wav, with half of .* or rename the file"):
         FolderCorpus(str(tmp_path), "en").splits()
 
 

@@ -116,6 +116,11 @@ def test_audio_within_the_manifest(folder: Path) -> None:
     assert row["audio"] == {"path": None, "bytes": WAV}
 
 
+def test_numbers_are_texts_too(folder: Path) -> None:
+    (row,) = read(jsonl(folder / "rows.jsonl", [{**A, "text": 7, "speaker": 12, "prompt": None}]))
+    assert (row["text"], row["speaker"], row["prompt"]) == ("7", "12", None)
+
+
 def test_absolute_paths(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     manifest = jsonl(elsewhere / "rows.jsonl", [{**A, "audio": str(folder / "clips/a.wav")}])
@@ -212,6 +217,26 @@ def bad(rows: str, message: str, name: str = "rows.jsonl", **arguments: Any) -> 
             r"rows.csv, line 2 has more fields .* \[' world'\] are left over",
             "rows.csv",
         ),
+        bad(
+            'audio,text\nclips/a.wav,"One.\nclips/b.wav,Two.\n',
+            r"rows.csv, line 2 cannot be read: unexpected end of data. A field that begins with a double quote ends",
+            "rows.csv",
+        ),
+        bad(
+            'audio,text\nclips/a.wav,"One.\nclips/b.wav,"Two.\nclips/c.wav,Three.\n',
+            r"rows.csv, line 2 cannot be read: ',' expected after '\"'",
+            "rows.csv",
+        ),
+        bad("audio,text\nclips/a.wav\n", "rows.csv, line 2 has fewer fields .*: text are missing", "rows.csv"),
+        bad("audio\ttext\nclips/a.wav\n", "rows.tsv, line 2 has fewer fields .*: text are missing", "rows.tsv"),
+        bad('{"audio": "clips/a.wav", "text": NaN}', 'line 1: text is nan; it must be text. .* has the text ""'),
+        bad(json.dumps({**A, "text": ["One."]}), r"line 1: text is \['One.'\]; it must be text"),
+        bad(json.dumps({**A, "text": False}), "line 1: text is False; it must be text"),
+        bad(
+            '{"audio": "clips/a.wav", "text": "", "speaker": NaN}',
+            "speaker is nan; it must be text. Where it is not known: null",
+        ),
+        bad('{"audio": "clips/a.wav", "text": "hi \\ud83d"}', r"line 1: text is hi \\ud83d, with half of a character"),
         bad(json.dumps({**A, "audio": {"bytes": "no base64!"}}), "line 1: audio.bytes is not base64"),
         bad("x", r"data.train: .*rows.txt ends in '.txt'. Accepted: .jsonl, .csv, .tsv", "rows.txt"),
     ],

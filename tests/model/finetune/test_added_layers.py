@@ -50,7 +50,9 @@ def test_the_cache_changes_nothing_that_is_decoded(nano_like: Whisper) -> None:
     batch = make_batch(whisper.tokens, 200)
     with torch.no_grad():
         states = whisper.encode(batch.waveform)
-        written = decode_greedily(whisper, states, batch.prefixes, cap_tokens(batch.lengths))
+        written = decode_greedily(
+            whisper, states, batch.prefixes, cap_tokens(whisper.tokens, batch.prefixes, batch.lengths)
+        )
         for row, (prefix, ids) in enumerate(zip(batch.prefixes, written, strict=True)):
             inputs = torch.tensor([[*prefix, *ids]])
             logits = whisper.project(whisper.decode(states[row : row + 1], inputs))[0]

@@ -238,7 +238,9 @@ def test_a_step_lowers_the_loss_and_decoding_works(name: str, any_whisper: Whisp
     losses = [take_step(whisper, finetune, batch, rate=3e-3) for _ in range(4)]
     assert losses[-1] < losses[0]
     states = whisper.eval().encode(batch.waveform)
-    written = decode_greedily(whisper, states, batch.prefixes, cap_tokens(batch.lengths))
+    written = decode_greedily(
+        whisper, states, batch.prefixes, cap_tokens(whisper.tokens, batch.prefixes, batch.lengths)
+    )
     assert len(written) == len(batch)
 
 

@@ -86,7 +86,7 @@ def test_beside_the_decoder_merging_drops_the_head(nano_like: Whisper, tmp_path:
     whisper, finetune = with_head(nano_like)
     batch = make_batch(whisper.tokens, 150)
     states = whisper.encode(batch.waveform).detach()
-    limits = cap_tokens(batch.lengths, whisper.tokens.tokens_per_s)
+    limits = cap_tokens(whisper.tokens, batch.prefixes, batch.lengths)
     by_the_decoder = decode_greedily(whisper, states, batch.prefixes, limits)
     assert decode(whisper, states, batch.prefixes, batch.lengths) == by_the_decoder
     merge_additions(finetune, whisper.network)

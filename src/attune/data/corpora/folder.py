@@ -2,7 +2,8 @@
 
 talk.wav  talk.txt or talk.lab                  one utterance
 talk.wav  talk.TextGrid, talk.srt or talk.vtt   cut into utterances at its times
-metadata.csv (.tsv, .jsonl)                     columns file_name (or audio) and text, and those of a manifest
+metadata.csv (.tsv, .jsonl)                     columns file_name (or audio) and text, and those of a manifest; where
+                                                `split` names the split of one row, it names that of each
 """
 
 import os
@@ -29,8 +30,9 @@ LONGEST_GAP_S = 2.0  # utterances further apart are not merged: nobody has writt
 
 
 class FolderCorpus:
-    """Splits by sub-folders train, validation (or valid, val, dev) and test where there is a train; what is missing of
-    them, or all, is divided out by seed: by recording, so that none stands in two splits.
+    """Splits by sub-folders train, validation (or valid, val, dev) and test where there is a train, or by a metadata
+    file's column `split`; what is missing of them, or all, is divided out by seed: by recording, so that none stands in
+    two splits.
 
     Args:
         root: the folder; with a metadata file directly in it, that file counts and sub-folders do not.
@@ -69,20 +71,42 @@ class FolderCorpus:
     def splits(self) -> dict[str, Dataset]:
         if not self.root.is_dir():
             raise InputError(f"data.root: there is no folder {self.root}.")
-        folders = {} if find_metadata(self.root) else find_subfolders(self.root)
-        rows = {split: self._open(folder).rows(lambda name: True) for split, folder in folders.items()}
-        divided = [split for split in SPLITS if split not in folders or split == "train"]
-        if len(divided) > 1 or not folders:
-            pool = self._open(folders.get("train", self.root))
+        parts = self._find_parts()
+        rows = {split: part.rows(lambda name: True) for split, part in parts.items()}
+        divided = [split for split in SPLITS if split not in parts or split == "train"]
+        if len(divided) > 1 or not parts:
+            pool = parts.get("train") or self._open(self.root)
             shares = {split: self.shares[split] for split in divided}
             places = divide(pool.sizes(), shares, self.split_seed, f"recordings of data.root={self.root}")
             rows |= {split: pool.rows(lambda name, split=split: places[name] == split) for split in divided}
         return {split: build_dataset(rows[split]) for split in SPLITS}
 
-    def _open(self, folder: Path) -> "Recordings":
+    def _find_parts(self) -> dict[str, "Recordings"]:
+        """Split -> what was put into it; {} where nobody has said."""
+        metadata = find_metadata(self.root)
+        if metadata is None:
+            return {split: self._open(folder, split) for split, folder in find_subfolders(self.root).items()}
+        named = self._list(metadata).find_splits()
+        if named and "train" not in named:
+            raise InputError(
+                f"data.root: {metadata} names the splits {', '.join(sorted(named))}, and not train. Name it, or take "
+                "the column away to have the recordings divided by data.shares."
+            )
+        return {split: self._list(metadata, split) for split in SPLITS if split in named}
+
+    def _list(self, metadata: Path, split: str | None = None) -> "Listed":
+        return Listed(metadata, self.language, self.columns, [str(self.root), *self.audio_folders], split)
+
+    def _open(self, folder: Path, split: str | None = None) -> "Recordings":
         metadata = find_metadata(folder)
         if metadata:
-            return Listed(metadata, self.language, self.columns, [str(self.root), *self.audio_folders])
+            listed = self._list(metadata)
+            if others := listed.find_splits() - {split}:
+                raise InputError(
+                    f"data.root: {metadata} names the split {', '.join(sorted(others))} and lies in {folder.name}/. "
+                    f"Put the file into {self.root} itself, or take its column 'split' away."
+                )
+            return listed
         if self.language is None:
             raise InputError("data.language: a folder does not say which language is spoken. Give data.language=CODE.")
         places = Places(self.root, self.audio_folders)
@@ -102,10 +126,17 @@ class Recordings(Protocol):
 
 
 class Listed:
-    """The recordings of a metadata file; a size is a number of utterances."""
+    """The recordings of a metadata file, or of one split in it; a size is a number of utterances."""
 
-    def __init__(self, path: Path, language: str | None, columns: Mapping[str, str], audio_folders: Sequence[str]):
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        language: str | None,
+        columns: Mapping[str, str],
+        audio_folders: Sequence[str],
+        split: str | None = None,
+    ):
+        self.path, self.split = path, split
         self.manifest = ManifestCorpus(
             str(path), str(path), language=language, columns=columns, audio_folders=audio_folders
         )
@@ -116,8 +147,33 @@ class Listed:
     def rows(self, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
         return (row for row in self._read() if wanted(str(row["audio"]["path"])))
 
+    def find_splits(self) -> set[str]:
+        """Those that the column `split` names; none where there is no such column, or it is empty.
+
+        Raises:
+            InputError: a row names none where others do, or what is no split.
+        """
+        lines = {self._find_split(raw): line for line, raw in read_rows(self.path, "data.root")}
+        if None in lines and len(lines) > 1:
+            raise InputError(
+                f"{self.path}, line {lines[None]} names no split, and other rows do. Each row needs one, or none does."
+            )
+        for name, line in lines.items():
+            if name not in (None, *SPLITS):
+                raise InputError(
+                    f"{self.path}, line {line}: split is {name!r}. Accepted: train, validation (or valid, val, dev), "
+                    "test."
+                )
+        return {name for name in lines if name}
+
+    def _find_split(self, raw: Mapping[str, Any]) -> str | None:
+        name = raw.get(self.manifest.columns.get("split", "split")) or None
+        return next((split for split, names in SUBFOLDERS.items() if name in names), name)
+
     def _read(self) -> Iterator[dict[str, Any]]:
         for line, raw in read_rows(self.path, "data.root"):
+            if self.split and self._find_split(raw) != self.split:
+                continue
             named = {"id": f"{self.path.parent.name}-{line}", **raw}
             if "file_name" in raw and "audio" not in self.manifest.columns:  # Hugging Face's name for it
                 named = {"audio": named.pop("file_name"), **named}

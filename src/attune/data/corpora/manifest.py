@@ -37,8 +37,8 @@ class ManifestCorpus:
         audio_folders: from which a manifest may name audio, beside its own folder.
 
     A row needs `audio` (a path; in JSONL also {"bytes": base64}) and `text`. Optional: id, language, task, speaker,
-    accent, duration_s, start_s, end_s, prompt, and split, of which only rows that name the wanted split are kept
-    (`train` for replay, `validation` for retention_validation).
+    accent, duration_s, start_s, end_s, prompt, and split: rows that name another split than the wanted one are left out
+    (`train` is wanted for replay, `validation` for retention_validation; for retention all rows are).
     """
 
     features = FEATURES
@@ -87,15 +87,15 @@ class ManifestCorpus:
         """One row of a file -> one of the schema.
 
         Raises:
-            InputError: a column or the audio file is missing, the file may not be named, or a number is none; with
-                the row's place.
+            InputError: a column or the audio file is missing, the file may not be named, or a number or a text is none;
+                with the row's place.
         """
         place = f"{path}, line {line}"
         audio = self._required(raw, "audio", place)
         row = {
             "id": f"{path.stem}-{line}",
             "audio": self._resolve_audio(audio, path, place),
-            "text": str(self._required(raw, "text", place, blank=True)),
+            "text": read_words(self._required(raw, "text", place, blank=True), "text", place),
             "language": self.language,
             "place": place,
         }
@@ -104,7 +104,7 @@ class ManifestCorpus:
             if value is None and name == "duration_s":
                 value = raw.get("duration")
             if value not in (None, ""):
-                row[name] = read_seconds(value, name, place) if name in NUMBERS else str(value)
+                row[name] = (read_seconds if name in NUMBERS else read_words)(value, name, place)
         if row["language"] is None:
             raise InputError(
                 f"{place} has no language. Give data.language=CODE for the whole corpus, or a column 'language'."
@@ -151,7 +151,7 @@ def read_rows(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
                         yield line, _parse_json(text, path, line)
             else:
                 yield from _read_table(file, path)
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{key}: {path} cannot be read: {error}. It must be text in UTF-8.") from None
 
 
@@ -159,17 +159,32 @@ def _read_table(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any]]
     """CSV with its quotes. In TSV a quote is a letter like any other, except around a whole field: an opening one that
     is never closed would otherwise swallow the rows behind it."""
     is_csv = path.suffix == ".csv"
-    reader = csv.DictReader(
-        file, delimiter="," if is_csv else "\t", quoting=csv.QUOTE_MINIMAL if is_csv else csv.QUOTE_NONE
-    )
-    for row in reader:
-        if None in row:
-            raise InputError(
-                f"{path}, line {reader.line_num} has more fields than the first line has columns: {row[None]} are left "
-                "over. Put a field that holds the delimiter in double quotes, or use JSONL."
-            )
-        plain = {_unquote(str(name)): _unquote(field) for name, field in row.items()}
-        yield reader.line_num, dict(row) if is_csv else plain
+    quoting = csv.QUOTE_MINIMAL if is_csv else csv.QUOTE_NONE
+    reader = csv.DictReader(file, delimiter="," if is_csv else "\t", quoting=quoting, strict=True)
+    try:
+        for row in reader:
+            _check_fields(row, f"{path}, line {reader.line_num}")
+            plain = {_unquote(str(name)): _unquote(field) for name, field in row.items()}
+            yield reader.line_num, dict(row) if is_csv else plain
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {reader.line_num + 1} cannot be read: {error}. A field that begins with a double quote ends "
+            'with one, and a quote inside it is doubled: "She said ""no"".".'
+        ) from None
+
+
+def _check_fields(row: Mapping[Any, Any], place: str) -> None:
+    if None in row:
+        raise InputError(
+            f"{place} has more fields than the first line has columns: {row[None]} are left over. Put a field that "
+            "holds the delimiter in double quotes, or use JSONL."
+        )
+    missing = [name for name, field in row.items() if field is None]
+    if missing:
+        raise InputError(
+            f"{place} has fewer fields than the first line has columns: {', '.join(missing)} are missing. A field that "
+            "is empty has its delimiter all the same."
+        )
 
 
 def _unquote(field: Any) -> Any:
@@ -209,3 +224,18 @@ def read_seconds(value: Any, name: str, place: str) -> float:
     if not 0 <= seconds < math.inf:
         raise InputError(f"{place}: {name} is {value!r}; it must be a number of seconds, 0 or more.")
     return seconds
+
+
+def read_words(value: Any, name: str, place: str) -> str:
+    """A cell as text: what is written, or a number (of a speaker, say).
+
+    Raises:
+        InputError: it is neither. What a table calls NaN is no text, and must not become the word "nan".
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not (is_number or isinstance(value, str)):
+        raise InputError(
+            f"{place}: {name} is {value!r}; it must be text. "
+            + ('An utterance without speech has the text "".' if name == "text" else "Where it is not known: null.")
+        )
+    return str(value)

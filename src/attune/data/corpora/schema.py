@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetInfo, Features, List, Value
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from attune.data.corpora.mapping import ROWS
+from attune.errors import InputError
 from attune.text.tokens import Segment
 
 FEATURES = Features(
@@ -142,13 +143,33 @@ def _write(rows: Iterable[Mapping[str, Any]], path: Path, features: Features = F
     with pyarrow.ipc.new_stream(str(path), schema) as writer, ThreadPoolExecutor(1) as disk:
         written: Future[None] | None = None
         for chunk in _gather(rows):
-            batch = pyarrow.RecordBatch.from_pylist(chunk, schema=schema)
+            try:
+                batch = pyarrow.RecordBatch.from_pylist(chunk, schema=schema)
+            except UnicodeEncodeError:
+                raise InputError(_name_half(chunk)) from None
             if written:
                 written.result()
             written = disk.submit(writer.write_batch, batch)
         if written:
             written.result()
     return path
+
+
+def _name_half(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Where a string stands that is none in UTF-8."""
+    for row in rows:
+        parts = {f"the text of segment {number}": part["text"] for number, part in enumerate(row["segments"] or [], 1)}
+        for name, value in {**row, "audio": row["audio"]["path"], **parts}.items():
+            if isinstance(value, str) and value != _show(value):
+                return (
+                    f"{_show(row['place'])}: {name} is {_show(value)}, with half of a character or a byte of another "
+                    "encoding than UTF-8. Write the text anew, or rename the file."
+                )
+    raise AssertionError("a row could not be written, and all of its strings can be")
+
+
+def _show(value: str) -> str:
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _gather(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:

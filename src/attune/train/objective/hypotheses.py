@@ -93,7 +93,7 @@ class FromHypotheses(nn.Module):
     def draw(self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch) -> Hypotheses:
         """Samples of this step; the model is left as it was."""
         seeds = [random.Random(f"hypotheses {self.seed} {self.step} {id}").randrange(2**62) for id in batch.ids]
-        limits = cap_tokens(batch.lengths, whisper.tokens.tokens_per_s)
+        limits = cap_tokens(whisper.tokens, batch.prefixes, batch.lengths)
         with evaluating(whisper.network):
             drawn = sample(whisper, states.detach(), batch.prefixes, limits, seeds, self.samples, self.temperature)
         return gather(whisper, drawn, self.samples)
@@ -102,7 +102,7 @@ class FromHypotheses(nn.Module):
         self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch, count: int
     ) -> Hypotheses:
         """The n-best list; with a count of 1 it is what the model writes."""
-        limits = cap_tokens(batch.lengths, whisper.tokens.tokens_per_s)
+        limits = cap_tokens(whisper.tokens, batch.prefixes, batch.lengths)
         with evaluating(whisper.network):
             return gather(whisper, search(whisper, states.detach(), batch.prefixes, limits, count), count)
 

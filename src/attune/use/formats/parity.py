@@ -109,8 +109,9 @@ def transcribe_in_runtime(runtime: Runtime, tokens: Tokens, test: Dataset) -> It
     learned = tokens.prompt(None, room=tokens.max_tokens)
     for row in _rows(test):
         waveform = load_row(row)
-        limit = cap_tokens(torch.tensor([len(waveform)]), tokens.tokens_per_s)[0]
-        room = tokens.max_tokens - len(learned) - len(tokens.prefix(row["language"])) - 1
+        prefix = tokens.prefix(row["language"])
+        limit = cap_tokens(tokens, [prefix], torch.tensor([len(waveform)]))[0]
+        room = tokens.max_tokens - len(learned) - len(prefix) - 1
         language = tokens.language_code(row["language"]) if tokens.is_multilingual else "en"
         text = runtime.transcribe(waveform, language, row["task"], min(limit, room))
         yield _predict(row, text, len(waveform))
