@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attune.audio.context import AudioContext
 from attune.data.corpora.schema import WEIGHT
-from attune.data.corpora.spoken_terms import Speakers, plan_terms, put_into, speak_terms
+from attune.data.corpora.spoken_terms import Speakers, plan_terms, put_into, put_sound, speak_terms
 from attune.data.corpora.synthetic import SyntheticCorpus
 from attune.data.module import SpeechDataModule
 from attune.data.sampling import Draw
@@ -54,6 +54,21 @@ def test_a_sound_that_a_voice_does_not_have_is_named_with_its_line() -> None:
 def test_a_term_takes_the_place_of_the_longest_word() -> None:
     assert put_into("Nobody watered the Garden.", "Niamh") == "Nobody Niamh the Garden."
     assert put_into("So it is.", "Niamh") == "So it is, Niamh."
+
+
+@pytest.mark.parametrize(
+    ("term", "sentence", "said"),
+    [
+        ("Al", "We talked about Al this morning.", "We talked about * this morning."),
+        ("RA", "The opera RA two months.", "The opera * two months."),
+        ("IT", "It says IT here.", "It says * here."),
+        ("femur", "Femur and femurs.", "* and femurs."),
+        ("Milch", "Eine Milchkanne.", "Eine *kanne."),
+        ("世界", "你好世界", "你好*"),
+    ],
+)
+def test_only_the_term_itself_is_said_as_it_sounds(term: str, sentence: str, said: str) -> None:
+    assert put_sound(sentence, term, "*") == said
 
 
 def say_nothing(text: str, pronunciations: Mapping[str, str], seed: int) -> tuple[Tensor, int]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from attune.data.states import ShardWriter, StoredStates, key_of, make_room
+from attune.data.states import ShardWriter, StoredStates, hold, key_of, make_room
 from attune.errors import InputError
 
 STATES = {f"key {i}": torch.randn(3 + i, 8, generator=torch.Generator().manual_seed(i)) for i in range(5)}
@@ -87,6 +87,18 @@ def test_the_longest_unused_gives_way(tmp_path: Path) -> None:
         fill(tmp_path / name, 100, used_at)
     make_room(tmp_path, tmp_path / "own", needed_bytes=50_000, budget_bytes=301_000)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old", "own"]
+
+
+def test_what_another_run_is_using_stays(tmp_path: Path) -> None:
+    """Two encoders that together are too large for the budget, one after the other and then side by side."""
+    held = hold(tmp_path / "other")
+    store = write(tmp_path / "other")
+    with pytest.raises(InputError, match=r"0.0 GB that other runs are using. cache.budget_gb is 1e-06"):
+        make_room(tmp_path, tmp_path / "own", needed_bytes=500, budget_bytes=1_000)
+    assert torch.equal(store.read("key 4")[0], STATES["key 4"].bfloat16())
+    held.close()
+    make_room(tmp_path, tmp_path / "own", needed_bytes=500, budget_bytes=1_000)
+    assert not (tmp_path / "other").exists()
 
 
 def test_too_small_a_budget_is_said(tmp_path: Path) -> None:

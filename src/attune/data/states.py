@@ -3,11 +3,13 @@
     CACHE/encoder/ENCODER/      one folder an encoder, named by a hash of its weights
       3f2a....bf16              states of many windows one behind another: (position, width), bfloat16
       3f2a....json              key of a window -> where it begins, in positions, how many it has, samples of sound
+      in_use                    locked by each run that reads or writes here, so that no other removes the folder
 
 A shard appears whole or not at all: its index is written last, in one move. Several processes may write into a folder
 at the same time, each its own shards. What two of them have both computed lies there twice, and either is right.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +19,7 @@ import uuid
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ from attune.errors import InputError
 SHARD_BYTES = 2**28
 BYTES = 2  # of a bfloat16
 STALE_S = 24 * 3600  # a shard without an index is no longer being written
+HELD = "in_use"
 
 
 def key_of(row: Mapping[str, Any], positions: int, number: int, changes: str) -> str:
@@ -130,8 +133,46 @@ class ShardWriter:
         self._finish()  # after an error too: what was encoded is right, and the next run need not do it again
 
 
+def hold(folder: Path) -> IO[bytes]:
+    """Keep a folder, which is made, from giving way to other encoders (`make_room`): until the file is closed."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file = (folder / HELD).open("ab")
+            _lock(file, fcntl.LOCK_SH)
+            if os.path.samestat(os.fstat(file.fileno()), (folder / HELD).stat()):
+                return file
+            file.close()
+        except FileNotFoundError:
+            pass  # it was removed meanwhile
+
+
+def _lock(file: IO[bytes], kind: int) -> None:
+    try:
+        fcntl.flock(file, kind)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # a disk that knows no locks
+
+
+def _give_way(folder: Path) -> bool:
+    """Remove a folder that no run holds; whether it is gone."""
+    try:
+        with (folder / HELD).open("ab") as file:
+            _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        pass
+    return True
+
+
 def make_room(root: Path, folder: Path, needed_bytes: int, budget_bytes: int) -> None:
     """Remove what other encoders have left, the longest unused first, until `needed_bytes` more are within the budget.
+
+    What another run is using stays (`hold`).
 
     Args:
         root: CACHE/encoder.
@@ -149,13 +190,14 @@ def make_room(root: Path, folder: Path, needed_bytes: int, budget_bytes: int) ->
     for path in others:
         if own + sum(sizes.values()) + needed_bytes <= budget_bytes:
             break
-        shutil.rmtree(path, ignore_errors=True)  # a run that has mapped a file in it goes on reading it
-        del sizes[path]
-    free = shutil.disk_usage(folder).free
-    if own + needed_bytes > budget_bytes or needed_bytes > 0.95 * free:
+        if _give_way(path):
+            del sizes[path]
+    free, held = shutil.disk_usage(folder).free, sum(sizes.values())
+    if own + held + needed_bytes > budget_bytes or needed_bytes > 0.95 * free:
+        others_too = f" and {held / 1e9:.1f} GB that other runs are using" if held else ""
         raise InputError(
             f"cache=encoder: the encoder's states need {needed_bytes / 1e9:.1f} GB more in {root}, beside "
-            f"{own / 1e9:.1f} GB of the same encoder. cache.budget_gb is {budget_bytes / 1e9:g}, and "
+            f"{own / 1e9:.1f} GB of the same encoder{others_too}. cache.budget_gb is {budget_bytes / 1e9:g}, and "
             f"{free / 1e9:.1f} GB of the disk are free. Raise cache.budget_gb, lower cache.draws, take context=audio "
             "instead of full, name another disk in cache.folder, or leave cache=none."
         )

@@ -144,8 +144,17 @@ def put_into(sentence: str, spelling: str) -> str:
 
 
 def put_sound(sentence: str, spelling: str, sound: str) -> str:
-    """What is said: the sentence with its term, wherever it stands, as it sounds."""
-    return re.sub(re.escape(spelling), lambda _: sound, sentence, flags=re.IGNORECASE)
+    """What is said: the sentence with its term, wherever it stands, as it sounds.
+
+    As it is written, or else in other cases ("It says IT"); as a word of its own, or else, where words have no spaces
+    between them or endings, within one ("We talked about Al").
+    """
+    term = re.escape(spelling)
+    for pattern in (rf"(?<!\w){term}(?!\w)", rf"(?i)(?<!\w){term}(?!\w)", rf"(?i){term}"):
+        said, count = re.subn(pattern, lambda _: sound, sentence)
+        if count:
+            return said
+    return sentence
 
 
 def load_synthesiser(name: str) -> Synthesiser:

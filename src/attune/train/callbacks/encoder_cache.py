@@ -9,7 +9,7 @@ import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import lightning as L
 import torch
@@ -21,7 +21,7 @@ from attune.audio.context import PackedContext
 from attune.data.batch import Batch
 from attune.data.module import SpeechDataModule
 from attune.data.sampling import Draw
-from attune.data.states import BYTES, ShardWriter, StoredStates, key_of, make_room
+from attune.data.states import BYTES, ShardWriter, StoredStates, hold, key_of, make_room
 from attune.data.utterances import Stored
 from attune.errors import InputError
 from attune.model.whisper import Whisper, encode
@@ -54,12 +54,14 @@ class EncoderCache(Callback):
         self.root = Path(folder) if folder else cache / "encoder"
         self.budget_bytes = int(budget_gb * 1e9)
         self.draws = draws
+        self._held: IO[bytes] | None = None  # while states are read
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data, module = trainer.datamodule, pl_module  # type: ignore[attr-defined]
         assert isinstance(data, SpeechDataModule) and isinstance(module, WhisperModule)
         network = module.whisper.network
         store = StoredStates(self.root / hash_weights(network.model.encoder), network.config.d_model)
+        self._held = hold(store.folder)
         windows = [data.fixed_windows(number) for number in range(self.draws)]
         keys = name_windows(data, windows, module.augmentation)
         missing = {keys[draw.number][draw.index]: draw for draws in windows for draw in draws}
@@ -72,6 +74,10 @@ class EncoderCache(Callback):
         trainer.strategy.barrier()
         store.refresh()
         data.stored = Stored(store, keys)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self._held:
+            self._held.close()
 
 
 def name_windows(
