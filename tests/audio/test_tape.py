@@ -87,6 +87,14 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(read_all("-"), load_waveform(wav))
 
 
+@pytest.mark.parametrize("name", ["talk.raw", os.fsdecode("caf\u00e9.wav".encode("latin-1"))])
+def test_a_name_that_libsndfile_refuses(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).write_bytes(encode_wav(torch.zeros(8000)))
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(AudioError, match="ffmpeg, which is not"), open_tape(str(tmp_path / name)):
+        pass
+
+
 def test_without_ffmpeg_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.m4a").write_bytes(b"\0\0\0 ftypM4A nothing of use")
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -94,6 +94,20 @@ def test_holm_is_over_settings_and_panels(sweep: Path) -> None:
     assert found.rows[0].to_untouched_p_holm == found.panels[0].p_holm
 
 
+def test_a_model_beside_itself_is_no_comparison(tmp_path: Path) -> None:
+    """Folders of `attune evaluate`: before and after are one transcript; what can be shown, the others tell."""
+    for number, ((finetune, seed), wrong) in enumerate(AFTER.items()):
+        if seed == 1:
+            folder = tmp_path / str(number)
+            write_record(make_record(finetune, seed, wer=sum(wrong) / 240), folder)
+            write_predictions(folder, "test", predict(wrong), predict(wrong))
+    found = add_differences(make_rows(runs := read_runs([tmp_path])), read_panels(runs))
+    assert [(panel.p, panel.p_holm, panel.difference) for panel in found.panels] == [(None, None, 0.0)] * 2
+    assert any("over 0 comparisons, the first row over 1." in note for note in found.notes)
+    (told,) = [note for note in found.notes if "shows a difference of" in note]
+    assert "of 0.0 points" not in told
+
+
 def test_single_runs_are_matched_with_the_run_of_their_seed(sweep: Path) -> None:
     runs = read_runs([sweep])
     rows = add_differences(make_rows(runs), read_panels(runs)).rows

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isnan
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from attune.report.divergence import explain_divergence, find_divergence
 from attune.report.errors import MOST_GROUPS, Confusion, analyse_errors, count_at_end, find_loop, group_utterances
 from attune.report.predictions import PredictionRow
 from attune.score.metrics import count_word_errors
+from attune.score.statistics import standard_error
 
 
 def make_row(
@@ -36,6 +38,23 @@ def test_words_and_letters_are_confused() -> None:
     assert Confusion("the", "a", 1, 0) in found.words
     assert Confusion("out", "", 1, 0) in found.words
     assert Confusion("p", "b", 0, 2) in found.characters
+
+
+def test_a_space_that_nobody_wrote_is_not_confused() -> None:
+    row = replace(make_row("a", "我们去公园玩", "我们去公园玩", "我们去公玩"), language="zh")
+    assert analyse_errors({"test": [row]}).characters == [Confusion("园", "", 0, 1)]
+
+
+def test_the_interval_of_a_small_group_is_wide_or_not_told() -> None:
+    """By Student's t: with two utterances 12.7 standard errors, and of two without an error nothing is known."""
+    rows = [
+        make_row(str(i), "one two three four", "", text) for i, text in enumerate(["one two three four", "one two"])
+    ]
+    (group,) = analyse_errors({"test": rows}).groups["duration"]
+    error, _ = standard_error([0, 2], [4, 4])
+    assert group.reach == pytest.approx(12.706 * error, rel=1e-3)
+    (right,) = analyse_errors({"test": rows[:1] * 2}).groups["duration"]
+    assert isnan(right.reach)
 
 
 def test_what_no_listener_would_write_is_counted() -> None:

@@ -67,6 +67,15 @@ def test_differences_join_neighbours_of_one_kind() -> None:
     assert compute_differences("", "...") == []
 
 
+def test_differences_of_a_language_without_spaces_are_of_characters() -> None:
+    found = compute_differences("今天天气很好，我们去", "今天天气真好我们去", "zh")
+    assert found == [
+        Difference("equal", "今天天气", "今天天气"),
+        Difference("substitute", "很", "真"),
+        Difference("equal", "好我们去", "好我们去"),
+    ]
+
+
 @pytest.fixture
 def page(run_folder: Path, speech: Float[Tensor, "sample"]) -> str:
     chosen = choose_utterances(read_predictions(predictions_path(run_folder, "test")))["worst"]

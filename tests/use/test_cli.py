@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -150,6 +151,16 @@ def test_standard_input(
         assert written == (tmp_path / "talk.srt").read_text()
 
 
+def test_a_name_that_libsndfile_refuses_costs_no_other_file(
+    attune: Attune, run_folder: Path, talk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")  # without ffmpeg
+    odd = shutil.copyfile(talk, talk.parent / "other.raw")
+    code, out, err = attune("transcribe", run_folder, odd, talk, "--language=en", "--output-dir", talk.parent / "out")
+    assert (code, out, err.count("\n")) == (1, "", 1) and "other.raw" in err
+    assert (talk.parent / "out" / "talk.txt").exists()
+
+
 def test_a_users_file_is_not_overwritten_unasked(attune: Attune, run_folder: Path, talk: Path) -> None:
     talk.with_suffix(".srt").write_text("mine")
     code, out, err = attune("transcribe", run_folder, talk, "--format", "srt")
@@ -182,6 +193,8 @@ def test_what_cannot_be_written_fails_alone(attune: Attune, run_folder: Path, ta
         (["transcribe", "RUN", "TALK", "--format", "srt", "--no-timestamps"], "subtitles are made of times"),
         (["transcribe", "RUN", "TALK", "other/talk.wav", "--format=srt", "--output-dir=x"], "would both be written to"),
         (["transcribe", "RUN", "TALK", "--output-dir", "TALK"], "is a file"),
+        (["audit", "data=accent", "--output-dir", "TALK"], "is a file"),
+        (["report", "RUN", "--output-dir", "TALK"], "is a file"),
         (["transcribe", "RUN", "-", "--format", "srt,vtt"], "stdout takes one of them. Give --output-dir=DIR"),
         (["transcribe", "RUN", "TALK", "--words", "--task", "translate"], "are said at no time"),
         (["transcribe", "RUN", "TALK", "--batch", "4"], "--batch is for --pauses"),

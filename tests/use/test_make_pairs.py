@@ -112,6 +112,9 @@ def test_what_cannot_be_made(whisper: Whisper, model: Path, tmp_path: Path, monk
     config = compose_run(WORDS)
     with pytest.raises(InputError, match="with best at least 2 attempts"):
         make_pairs(whisper, config, tmp_path / "a", Wanted(samples=1, chosen="best"))
+    with pytest.raises(InputError, match="--temperature=0 must be above 0"):
+        make_pairs(whisper, config, tmp_path / "b", Wanted(temperature=0.0))
+    assert not (tmp_path / "b").exists()
     monkeypatch.setattr("attune.use.pairs.choose_sides", lambda *_: iter(()))
     with pytest.raises(InputError, match="there is no pair. Draw more of them"):
         make_pairs(whisper, config, tmp_path / "b", Wanted(samples=1))

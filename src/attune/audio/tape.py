@@ -107,7 +107,7 @@ def open_tape(file: str) -> Iterator[Tape]:
 def _open(path: str, name: str) -> Iterator[Tape]:
     try:
         sound = soundfile.SoundFile(path)
-    except (soundfile.SoundFileError, OSError):
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError):  # the last two of a name: x.raw, one in Latin-1
         with _ask_ffmpeg(path, f"{name} ({Path(path).stat().st_size} bytes)") as tape:
             yield _begin(tape)
         return

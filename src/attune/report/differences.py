@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from statistics import median
 
@@ -137,7 +137,7 @@ def add_differences(rows: Sequence[Row], panels: Mapping[str, Panels]) -> Differ
         if row.folder and TARGET in panels.get(row.folder, {}):
             row = _match(row, rows, panels, first)
         changed.append(row)
-    return Differences(changed, table, _describe(table, [effect for _, effect in measured], len(leads)))
+    return Differences(changed, table, _describe(table, [effect for _, effect in measured], list(leads.values())))
 
 
 def _find_runs(setting: str, rows: Sequence[Row], panels: Mapping[str, Panels]) -> list[Panels]:
@@ -157,6 +157,8 @@ def _measure_setting(setting: str, runs: Sequence[Panels]) -> list[tuple[PanelRo
         if len(tables) < len(runs) or any(_find_difference(tables[0], table) for table in tables[1:]):
             continue
         effect, units = _weigh([_errors(tables[0], before=True)], [_errors(table) for table in tables], tables[0])
+        if all(row.before == row.after for table in tables for row in table):  # no training, as in attune evaluate:
+            effect = replace(effect, p=nan, test_se=nan)  # nothing was compared
         words = sum(row.words for row in tables[0])
         before = sum(row.errors_before for row in tables[0]) / words
         row = PanelRow(
@@ -233,7 +235,7 @@ def _known(value: float) -> float | None:
     return value if isfinite(value) else None
 
 
-def _describe(table: Sequence[PanelRow], effects: Sequence[Effect], leads: int) -> list[str]:
+def _describe(table: Sequence[PanelRow], effects: Sequence[Effect], leads: Sequence[Effect | None]) -> list[str]:
     """What the differences rest on, and how small a one this test set could have shown."""
     targets = [(row, effect) for row, effect in zip(table, effects, strict=True) if row.panel == TARGET]
     if not targets:
@@ -253,9 +255,11 @@ def _describe(table: Sequence[PanelRow], effects: Sequence[Effect], leads: int) 
         else "One seed a setting: intervals and p-values say nothing of other seeds."
     )
     notes.append(
-        f"p after Holm: against the untouched model over {len(table)} comparisons, the first row over {leads}."
+        f"p after Holm: against the untouched model over {sum(row.p is not None for row in table)} comparisons, the "
+        f"first row over {len(leads)}."
     )
-    smallest = [detectable_difference(effect.test_se, effect.units) for _, effect in targets]
+    compared = [effect for _, effect in targets if isfinite(effect.p)] or [effect for effect in leads if effect]
+    smallest = [detectable_difference(effect.test_se, effect.units) for effect in compared]
     if known := [value for value in smallest if isfinite(value)]:
         notes.append(
             f"Four times of five, this test set shows a difference of {100 * median(known):.1f} points or more (median "

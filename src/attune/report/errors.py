@@ -4,11 +4,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
+from math import nan
+
+from scipy import stats
 
 from attune.report.predictions import PredictionRow
 from attune.score.metrics import Operation, align, align_characters
 from attune.score.statistics import choose_units, standard_error
-from attune.text.normalise import normalise
+from attune.text.normalise import characters, normalise
 
 MOST_CONFUSIONS, MOST_GROUPS, MOST_EXAMPLES = 15, 12, 5
 LONGEST_LOOP = 10  # words of a phrase that is written again and again
@@ -32,7 +35,8 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Group:
-    """Utterances of one kind. Rates are fractions; `reach` is half a 95 % interval of `after`, nan for one unit."""
+    """Utterances of one kind. Rates are fractions; `reach` is half a 95 % interval of `after`, nan where it is not
+    known: for one unit, or where all units have the same rate."""
 
     name: str
     utterances: int
@@ -72,13 +76,14 @@ def analyse_errors(panels: Mapping[str, Sequence[PredictionRow]], target: str = 
     """
     rows = panels.get(target, [])
     texts = [_normalise(row) for row in rows]
+    letters = [tuple(characters(text, row.language) for text in of) for row, of in zip(rows, texts, strict=True)]
     kinds = group_utterances(rows)
     if conditions := {name.partition("/")[2]: of for name, of in panels.items() if name.startswith(f"{target}/")}:
         kinds["condition"] = {name: spoken for name, of in conditions.items() if (spoken := [r for r in of if r.words])}
     measured = {kind: [_measure(name, of) for name, of in groups.items()] for kind, groups in kinds.items()}
     return ErrorAnalysis(
         words=_count_confusions(texts, align),
-        characters=_count_confusions(texts, align_characters),
+        characters=_count_confusions(letters, align_characters),
         suspects=_find_suspects(rows, texts),
         groups={kind: _pick(groups) for kind, groups in measured.items()},
         left_out={kind: len(groups) - MOST_GROUPS for kind, groups in measured.items() if len(groups) > MOST_GROUPS},
@@ -130,8 +135,12 @@ def count_at_end(reference: str, hypothesis: str, operation: Operation) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == operation, backwards))
 
 
-def _count_confusions(texts: Iterable[tuple[str, str, str]], pair: Callable[[str, str], Pairs]) -> list[Confusion]:
-    """The most frequent ones, by how often they occur after and before together."""
+def _count_confusions(texts: Iterable[tuple[str, ...]], pair: Callable[[str, str], Pairs]) -> list[Confusion]:
+    """The most frequent ones, by how often they occur after and before together.
+
+    Args:
+        texts: reference, before and after.
+    """
     counts: tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]] = (Counter(), Counter())
     for reference, *hypotheses in texts:
         for counter, hypothesis in zip(counts, hypotheses, strict=True):
@@ -178,8 +187,10 @@ def _measure(name: str, rows: Sequence[PredictionRow]) -> Group:
         sum(errors) / sum(words) for errors in ([r.errors_before for r in rows], [r.errors_after for r in rows])
     )
     units, _ = choose_units([row.speaker for row in rows], [row.recording for row in rows])
-    error, _ = standard_error([row.errors_after for row in rows], words, units)
-    return Group(name, len(rows), sum(words), before, after, 1.96 * error)
+    error, count = standard_error([row.errors_after for row in rows], words, units)
+    # Student's t and not 1.96: of three utterances that would hold the true rate four times of five.
+    reach = float(stats.t.ppf(0.975, count - 1)) * error if error > 0 else nan
+    return Group(name, len(rows), sum(words), before, after, reach)
 
 
 def _pick(groups: Sequence[Group]) -> list[Group]:

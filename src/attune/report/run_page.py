@@ -38,7 +38,7 @@ from attune.report.sentences import (
 )
 from attune.report.terms import choose_missed, describe_terms, list_term_panels
 from attune.score.metrics import align
-from attune.text.normalise import normalise
+from attune.text.normalise import normalise, spells_without_spaces
 
 UTTERANCES_A_KIND = 8
 AUDIO_CHARACTERS = 9_000_000  # of players on one page: with figures and texts it stays below 15 MB
@@ -205,19 +205,21 @@ def _make_card(
     return Card(
         row=row,
         anchor=anchor,
-        before=compute_differences(row.reference, row.before),
-        after=compute_differences(row.reference, row.after),
+        before=compute_differences(row.reference, row.before, row.language),
+        after=compute_differences(row.reference, row.after, row.language),
         player=player if first == anchor else None,
         heard_at=first if first != anchor else None,
         left_out=left_out,
     )
 
 
-def compute_differences(reference: str, hypothesis: str) -> list[Difference]:
-    """The word alignment of two raw texts, normalised as for WER, with neighbours of one operation joined."""
-    pairs = align(normalise(reference), normalise(hypothesis))
+def compute_differences(reference: str, hypothesis: str, language: str | None = None) -> list[Difference]:
+    """The word alignment of two raw texts, normalised as for WER, with neighbours of one operation joined. Where a
+    language is written without spaces, each character is a word."""
+    pairs = align(normalise(reference, language), normalise(hypothesis, language))
+    space = "" if spells_without_spaces(language) else " "
     return [
-        Difference(operation, *(" ".join(words).strip() for words in list(zip(*run, strict=True))[1:]))
+        Difference(operation, *(space.join(words).strip() for words in list(zip(*run, strict=True))[1:]))
         for operation, run in ((operation, list(run)) for operation, run in groupby(pairs, key=lambda pair: pair[0]))
     ]
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
+from attune.errors import InputError
 from attune.use.commands.audit import add_audit
 from attune.use.commands.evaluate import add_evaluate
 from attune.use.commands.export import add_export
@@ -48,9 +49,21 @@ def main() -> None:
     from attune.use.config import speak_plainly
 
     try:
-        speak_plainly(lambda: sys.exit(arguments.run(arguments)))
+        speak_plainly(lambda: sys.exit(run(arguments)))
     except KeyboardInterrupt:
         sys.exit(130)  # as the shell counts a command that was stopped
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a command. Where it writes is looked at first: what cannot be written should not be computed.
+
+    Raises:
+        InputError: --output-dir is a file, or what the command raises.
+    """
+    folder = getattr(arguments, "output_dir", None)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise InputError(f"--output-dir={folder} is a file. Give a folder; it is made where it does not exist.")
+    return arguments.run(arguments)
 
 
 def make_parser() -> argparse.ArgumentParser:

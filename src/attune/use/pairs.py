@@ -77,6 +77,8 @@ def make_pairs(whisper: Whisper, config: Any, out: Path, wanted: Wanted) -> dict
             f"chosen={wanted.chosen} of {wanted.samples} attempts: accepted are {' and '.join(CHOSEN)}, and with best "
             "at least 2 attempts."
         )
+    if not wanted.beam and not wanted.temperature > 0:
+        raise InputError(f"--temperature={wanted.temperature:g} must be above 0. The likeliest attempts: --beam.")
     data = read_data(whisper, config, wanted.limit, wanted.seed)
     out.mkdir(parents=True, exist_ok=True)
     counts = {

@@ -213,8 +213,6 @@ def plan_outputs(files: Sequence[str], formats: Sequence[str], folder: Path | No
                 raise InputError(f"{other} and {file} would both be written to {path}. Use two commands.")
             if path.exists() and not overwrite:
                 raise InputError(f"{path} exists. Add --overwrite to replace it, or choose another --output-dir.")
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise InputError(f"--output-dir={folder} is a file. Give a folder; it is made where it does not exist.")
     return outputs
 
 

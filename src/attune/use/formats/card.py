@@ -15,13 +15,17 @@ from attune.use.formats.parity import Parity
 
 ADAPTED = """import sys
 
+import soundfile
+
 sys.path.insert(0, "{folder}")
 from load_whisper import load  # of this folder: it puts in what plain transformers cannot hold
 from transformers import pipeline
 
 parts = {{"tokenizer": "{folder}", "feature_extractor": "{folder}"}}
 recognise = pipeline("automatic-speech-recognition", load("{folder}"), **parts)
-print(recognise("speech.wav", generate_kwargs={{"language": "{language}"}})["text"])"""
+waveform, rate_hz = soundfile.read("speech.wav", dtype="float32")  # mono
+heard = {{"raw": waveform, "sampling_rate": rate_hz}}
+print(recognise(heard, generate_kwargs={{"language": "{language}"}})["text"])"""
 
 
 def write_card(

@@ -12,10 +12,13 @@ from attune.model.save import save_whisper
 from attune.model.whisper import Whisper, load_tokens
 from attune.use.formats.base import Format, name_version
 
-USAGE = """from transformers import pipeline
+USAGE = """import soundfile
+from transformers import pipeline
 
 recognise = pipeline("automatic-speech-recognition", "{folder}")
-print(recognise("speech.wav", generate_kwargs={{"language": "{language}"}})["text"])"""
+waveform, rate_hz = soundfile.read("speech.wav", dtype="float32")  # mono
+heard = {{"raw": waveform, "sampling_rate": rate_hz}}
+print(recognise(heard, generate_kwargs={{"language": "{language}"}})["text"])"""
 
 
 class Pipeline:

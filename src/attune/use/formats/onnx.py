@@ -22,8 +22,11 @@ from attune.use.formats.onnx_loader import OnnxWhisper
 
 TITLE, LOADER, OPSET = "ONNX", "transcribe_onnx.py", 17
 Attention = Float[Tensor, "block batch head position head_width"]
-USAGE = """import soundfile  # pip install numpy onnxruntime tokenizers soundfile
+USAGE = """import sys
 
+import soundfile  # pip install numpy onnxruntime tokenizers soundfile
+
+sys.path.insert(0, "{folder}")
 from transcribe_onnx import OnnxWhisper  # of this folder
 
 waveform, rate_hz = soundfile.read("speech.wav", dtype="float32")  # mono, 16 kHz, at most 30 s
