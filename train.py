@@ -107,8 +107,8 @@ def train(config: DictConfig) -> None:
     check_examples(data, whisper.network)
     whisper.tokens = tokens
     bias = check_vocabulary(data, whisper, interpolates=path is not None)
-    anchor(penalty, whisper, load_untouched)
     parameters = prepare_objective(objective, whisper, parameters, config.seed, is_varied=bool(augmentation))
+    anchor(penalty, whisper, load_untouched)
     steps, rates = config.trainer.max_steps, plain(config.optimizer)
     beside = {"penalty": penalty, "augmentation": augmentation}
     module = choose_module(config.trainer.strategy)(whisper, finetune, objective, steps=steps, **beside, **rates)

@@ -96,7 +96,7 @@ def test_dpo_and_a_reward_model_and_its_reward(start: Path, spoken: Path, tmp_pa
     assert any(row.get("train/accuracy") for row in rows) and any(row.get("val/margin") for row in rows)
 
     scorer = tmp_path / "scorer"
-    record = run(scorer, model, *words_for(spoken, "pairs"), "objective=reward_model")
+    record = run(scorer, model, *words_for(spoken, "pairs"), "objective=reward_model", "penalty=l2sp")
     assert record["parameters"]["added"] == 33
     before, judged = (record[key]["test"]["pairs"] for key in ("baseline", "result"))
     assert before["ordered"] == 0.5 and judged["pairs"] == len(TEXTS)  # a head that has learnt nothing

@@ -1,5 +1,6 @@
 """A run that dies between two checkpoints, in the middle of an accumulation window, ends as if it had not."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,22 @@ def test_a_run_that_died_ends_as_if_it_had_not(
     assert steps == sorted(set(steps)) and steps[-1] == STEPS - 1
     kept = [[{key: row[key] for key in ("step", "train/loss", "val/loss", "val/wer")} for row in each] for each in rows]
     assert kept[0] == kept[1]
+
+
+def test_a_moved_run_knows_its_best_state(
+    nano_like: Whisper, make_data: Callable[..., SpeechDataModule], tmp_path: Path
+) -> None:
+    """Under another mount, or copied to another machine. A worse state took the place of the best one."""
+    checkpoints = Checkpoints(tmp_path / "there", keep="top2")
+    run(nano_like, make_data(nano_like.tokens, batch_window_s=20, seed=5, workers=0), tmp_path / "there", death=DEATH)
+    state = torch.load(checkpoints.resume_from, weights_only=True)["callbacks"]
+    (kept,) = [each for name, each in state.items() if name.startswith("ModelCheckpoint") and each["best_k_models"]]
+    shutil.move(tmp_path / "there", tmp_path / "here")
+    moved = Checkpoints(tmp_path / "here").best
+    assert moved.state_key in state
+    moved.load_state_dict(kept)
+    assert moved.best_k_models == {str(tmp_path / "here/checkpoints/best.ckpt"): kept["best_model_score"]}
+    assert moved.best_model_score == kept["best_model_score"] and Path(moved.best_model_path).is_file()
 
 
 def test_a_checkpoint_holds_primitives_only(

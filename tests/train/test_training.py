@@ -10,13 +10,17 @@ from whispers import copy_of, make_batch
 
 from attune.audio.context import AudioContext
 from attune.data.module import SpeechDataModule
+from attune.errors import InputError
 from attune.model.decode import cap_tokens, decode_greedily
+from attune.model.finetune.adalora import Adalora
 from attune.model.finetune.full import Full
+from attune.model.finetune.lora import Lora
 from attune.model.whisper import Whisper
 from attune.train.callbacks.checkpoints import Checkpoints
 from attune.train.loggers import MetricsFile
 from attune.train.module import WhisperModule
 from attune.train.objective.cross_entropy import CrossEntropy
+from attune.train.objective.joint_ctc import JointCtc
 from attune.train.trainer import make_trainer
 
 TEXTS = ("No.", "Yes, please.", "A longer sentence with many more words in it.", "Go.")
@@ -94,3 +98,34 @@ def test_the_fused_optimiser_lets_gradients_be_clipped(
     assert all(group["fused"] for group in trainer.optimizers[0].param_groups)
     gradients = [each.grad for each in module.parameters() if each.grad is not None]
     assert torch.nn.utils.get_total_norm(gradients) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda whisper: WhisperModule(whisper, Full(), CrossEntropy(), 1, learning_rate=0.0), r"learning_rate=0 must"),
+        (
+            lambda whisper: WhisperModule(whisper, Full(), CrossEntropy(), 1, rate_share=-1),
+            r"rate_share=-1 must be abo",
+        ),
+        (lambda whisper: WhisperModule(whisper, Full(), CrossEntropy(), 1, betas=(2, 3)), r"optimizer.betas=\[2, 3\]"),
+        (
+            lambda _: CrossEntropy(label_smoothing=1.5),
+            r"objective.label_smoothing=1.5: accepted is a share in \[0, 1\)",
+        ),
+        (lambda _: JointCtc(weight=3), r"objective.weight=3: accepted is CTC's share of the loss, in \[0, 1\]"),
+        (lambda _: Lora(dropout=2), r"finetune.dropout=2: accepted is a share in \[0, 1\)"),
+        (lambda _: Adalora(dropout=1), r"finetune.dropout=1: accepted"),
+        (lambda _: make_trainer([], [], ".", precision="bf16-true"), r"trainer.precision=bf16-true: accepted are auto"),
+        (
+            lambda _: make_trainer([], [], ".", accumulate_grad_batches=0),
+            r"trainer.accumulate_grad_batches=0: accepted",
+        ),
+        (lambda _: make_trainer([], [], ".", validate_every=0), r"trainer.validate_every=0: accepted are 1 and more"),
+    ],
+)
+def test_what_makes_no_sense_is_said_with_its_key(
+    make: Callable[[Whisper], object], message: str, nano_like: Whisper
+) -> None:
+    with pytest.raises(InputError, match=message):
+        make(nano_like)

@@ -79,7 +79,8 @@ class SoftPrompt(nn.Module):
         queries = self._split(attention.q_proj(states))
         keys, values = (self._split(each).expand(len(states), -1, -1, -1) for each in (self.keys, self.values))
         heard = scaled_dot_product_attention(queries, keys, values).transpose(1, 2)
-        return nn.functional.linear(heard.reshape(states.shape), attention.out_proj.weight)
+        # `forward`, as what was put onto the projection (LoRA) belongs to it; what hangs on its output does not.
+        return attention.out_proj.forward(heard.reshape(states.shape)) - attention.out_proj.bias
 
     def _split(self, states: Tensor) -> Tensor:
         return states.unflatten(-1, (self.heads, -1)).transpose(-2, -3)

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from attune.audio.waveform import SAMPLE_RATE_HZ, SAMPLES_PER_POSITION
 from attune.data.batch import Batch
 from attune.data.processes import gather
+from attune.errors import InputError
 from attune.model.bias import TermBias
 from attune.model.decode import decode
 from attune.model.finetune.base import FineTuning, Scheduled, advance, after_step, parameter_groups, regularisation
@@ -55,6 +56,9 @@ class WhisperModule(L.LightningModule):
         betas: AdamW's.
         penalty: what keeps the model near what it was, beside any objective; it has been anchored.
         augmentation: what is changed in the batches of training steps, and of no others; None is nothing.
+
+    Raises:
+        InputError: a rate is not above 0, or a beta not in [0, 1).
     """
 
     def __init__(
@@ -79,7 +83,13 @@ class WhisperModule(L.LightningModule):
         self.penalty = penalty
         self.augmentation = augmentation or Augmentation()
         width: int = whisper.network.config.d_model
-        self.learning_rate = learning_rate or rate_share * default_learning_rate(width, finetune.rate_factor)
+        for name, rate in {"learning_rate": learning_rate, "rate_share": rate_share}.items():
+            if rate is not None and rate <= 0:
+                raise InputError(f"optimizer.{name}={rate:g} must be above 0. No training: finetune=none.")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise InputError(f"optimizer.betas={list(betas)}: accepted are two shares in [0, 1).")
+        default = rate_share * default_learning_rate(width, finetune.rate_factor)
+        self.learning_rate = default if learning_rate is None else learning_rate
         self.rate_text = describe_learning_rate(self.learning_rate, width, finetune.rate_factor)
         self.steps = steps
         self.warmup_share = warmup_share

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
 
+from attune.errors import InputError
 from attune.train.allocator import return_freed_memory
 from attune.train.callbacks.checkpoints import MONITORED
 from attune.train.callbacks.compiled import Compiled
@@ -15,6 +16,8 @@ from attune.train.callbacks.gaps import ReturnedGaps
 from attune.train.callbacks.not_finite import NotFinite
 from attune.train.files import WholeCheckpoints
 from attune.train.strategies import choose_strategy
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")  # Lightning's names
 
 
 def make_trainer(
@@ -40,8 +43,9 @@ def make_trainer(
 
     Args:
         max_steps: optimiser steps.
-        precision: Lightning's names, or auto.
-        validate_every: optimiser steps between validations.
+        precision: of PRECISIONS.
+        accumulate_grad_batches: batches of a step, at least 1.
+        validate_every: optimiser steps between validations, at least 1.
         patience: validations without a better WER after which training stops.
         log_every: optimiser steps between logged values.
         devices, num_nodes: processes on each machine, and machines; `Ranks` has counted them.
@@ -49,7 +53,14 @@ def make_trainer(
         compile: torch.compile for the blocks of either side, while they learn.
         max_skipped: steps that may be left out because their gradient is not finite; one more ends the run.
         monitored: the logged value that `patience` waits for a lower one of: the WER, unless the objective has its own.
+
+    Raises:
+        InputError: a value is none of these.
     """
+    counts = {"accumulate_grad_batches": accumulate_grad_batches, "validate_every": validate_every}
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"trainer.{name}={count}: accepted are 1 and more.")
     own: list[Callback] = [Patience(monitored, patience=patience), NotFinite(Path(folder), max_skipped)]
     if compile:
         own.append(Compiled())
@@ -91,8 +102,14 @@ class Patience(EarlyStopping):
 def choose_precision(wanted: str, accelerator: str) -> str:
     """bf16-mixed on a GPU that has it, 16-mixed on one that has not, 32-true on a CPU.
 
-    bf16-true is refused nowhere but chosen never: at w = 0.02 an update of 1e-5 rounds away.
+    Raises:
+        InputError: weights themselves would be in 16 bits: at w = 0.02 an update of 1e-5 rounds away.
     """
+    if wanted not in PRECISIONS:
+        raise InputError(
+            f"trainer.precision={wanted}: accepted are {', '.join(PRECISIONS)}. Weights stay in 32 bits, for in 16 "
+            "small updates round away; bf16-mixed computes in 16."
+        )
     if wanted != "auto":
         return wanted
     if accelerator == "cpu" or not torch.cuda.is_available():

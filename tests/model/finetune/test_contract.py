@@ -18,6 +18,7 @@ from whispers import awaken, change, copy_of, make_batch, read_settings
 
 from attune.data.batch import Batch
 from attune.errors import InputError
+from attune.model.additions import SoftPrompt
 from attune.model.decode import cap_tokens, decode_greedily
 from attune.model.finetune.base import (
     advance,
@@ -228,6 +229,25 @@ def test_merge_save_and_load_keep_the_logits(name: str, any_whisper: Whisper, tm
     assert loaded.tokens.tokenizer.get_vocab() == whisper.tokens.tokenizer.get_vocab()
     again = make_batch(loaded.tokens, positions=250)
     assert torch.equal(again.labels, batch.labels) and again.prefixes == batch.prefixes
+
+
+def test_a_type_learns_on_a_model_with_prompts_what_is_saved_of_it(name: str, nano_like: Whisper) -> None:
+    """A learned prompt goes through the projections that LoRA adapts; while they learnt it did not."""
+    if name == "prompt":
+        pytest.skip("a second prompt is refused")
+    whisper, prompts, finetune = awaken(nano_like, seed=3), build("prompt"), build(name)
+    change(whisper, prompts)
+    for prompt in whisper.network.modules():
+        if isinstance(prompt, SoftPrompt):
+            prompt.values.data.normal_()
+    merge_additions(prompts, whisper.network)
+    change(whisper, finetune)
+    batch = make_batch(whisper.tokens, positions=250)
+    for _ in range(3 if finetune.rate_factor else 0):
+        take_step(whisper, finetune, batch)
+    trained = compute_logits(whisper.eval(), batch)
+    merge_additions(finetune, whisper.network)
+    torch.testing.assert_close(compute_logits(whisper.eval(), batch), trained, atol=1e-5, rtol=1e-4)
 
 
 def test_a_step_lowers_the_loss_and_decoding_works(name: str, any_whisper: Whisper) -> None:

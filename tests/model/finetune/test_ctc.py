@@ -17,7 +17,10 @@ from attune.model.finetune.new_tokens import NewTokens
 from attune.model.save import NOTE, explain_additions, save_whisper
 from attune.model.whisper import Whisper, load_tokens, load_whisper
 from attune.train.objective import ctc as objective
+from attune.train.objective.cross_entropy import CrossEntropy
+from attune.train.objective.ctc import Ctc as ByCtc
 from attune.train.objective.joint_ctc import JointCtc
+from attune.train.objective.preparation import prepare_objective
 
 
 def with_head(whisper: Whisper, **arguments: object) -> tuple[Whisper, Ctc]:
@@ -49,6 +52,18 @@ def test_what_learns_beside_the_head(train: list[str], trainable: set[str], any_
     assert (find_writer(whisper.network) is None) == (train == ["*"])
     rates = {group["lr"] for group in parameter_groups(finetune, whisper.network, 0.01, 1e-3)}
     assert rates == ({1e-2} if not train else {1e-2, 1e-3})
+
+
+def test_a_head_that_writes_is_taught(nano_like: Whisper) -> None:
+    """Else the decoder learns, and every WER, that of the best weights too, is the head's."""
+    writes, _ = with_head(nano_like, train=["model.encoder.*"])
+    for taught in (ByCtc(), JointCtc()):
+        assert prepare_objective(taught, writes, {"trainable": 9}, 0, False) == {"trainable": 9}
+    with pytest.raises(InputError, match=r"A CTC head writes .* finetune=ctc finetune.writes=decoder"):
+        prepare_objective(CrossEntropy(), writes, {"trainable": 9}, 0, False)
+    assert prepare_objective(CrossEntropy(), writes, {"trainable": 0}, 0, False)  # it is only scored
+    decoder, _ = with_head(nano_like, train=["*"])
+    assert prepare_objective(CrossEntropy(), decoder, {"trainable": 9}, 0, False)
 
 
 def test_the_head_alone_learns_and_then_writes(nano_like: Whisper) -> None:

@@ -13,7 +13,14 @@ from transformers import WhisperForConditionalGeneration
 from attune.errors import InputError
 from attune.model.finetune.base import RateFactor, freeze
 from attune.model.finetune.quantize import check_quantize, quantize_linear
-from attune.model.finetune.targets import PROJECTIONS, as_expression, check_rank, match_linear, merge_linear
+from attune.model.finetune.targets import (
+    PROJECTIONS,
+    as_expression,
+    check_dropout,
+    check_rank,
+    match_linear,
+    merge_linear,
+)
 
 ADAPTER = "default"  # peft's own name
 IMPORTANCE = "adalora_importance"
@@ -66,6 +73,7 @@ class Adalora:
                 f"finetune: start_share={start_share}, final_share={final_share} and every={every} leave no step in "
                 "which ranks are taken. Both shares are at least 0 and together below 1; every is at least 1."
             )
+        check_dropout(dropout)
         check_quantize(quantize)
         self.rank, self.target_rank, self.alpha, self.dropout = rank, target_rank, alpha, dropout
         self.targets = targets

@@ -10,6 +10,7 @@ from attune.model.finetune.quantize import check_quantize, quantize_linear
 from attune.model.finetune.targets import (
     PROJECTIONS,
     as_expression,
+    check_dropout,
     check_rank,
     lighten,
     match_linear,
@@ -44,6 +45,7 @@ class Lora:
         rate_factor: RateFactor = 10.0,
     ):
         check_rank("rank", rank)
+        check_dropout(dropout)
         check_quantize(quantize)
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
         self.targets = targets

@@ -64,6 +64,12 @@ def check_rank(key: str, rank: int) -> None:
         raise InputError(f"finetune.{key} is {rank}; a low-rank update needs a rank of at least 1.")
 
 
+def check_dropout(dropout: float) -> None:
+    """Raises InputError where it is no share."""
+    if not 0 <= dropout < 1:
+        raise InputError(f"finetune.dropout={dropout:g}: accepted is a share in [0, 1).")
+
+
 class LeanLora(lora.Linear):
     """peft's layer in fewer passes over what it makes: the scale is taken into the few columns between A and B, and the
     product with B is added where the frozen layer's output lies. Between them a pass costs a GPU more than the product.

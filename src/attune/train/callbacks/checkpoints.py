@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -17,6 +18,23 @@ from attune.train.module import WhisperModule
 
 log = logging.getLogger(__name__)
 MONITORED = "val/wer"
+
+
+class Best(ModelCheckpoint):
+    """Lightning's, which knows its files again where their folder was moved: it would take the next state for the best,
+    whatever its WER, and write over the best one."""
+
+    @property
+    def state_key(self) -> str:
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        paths = {name: self._find(state_dict[name]) for name in ("best_model_path", "kth_best_model_path")}
+        best = {self._find(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+
+    def _find(self, path: str) -> str:
+        return str(Path(self.dirpath or "", Path(path).name)) if path else path
 
 
 class Checkpoints:
@@ -43,7 +61,7 @@ class Checkpoints:
         self.monitored = monitored
         self.average = [] if ema is None else [MovingAverage(ema)]
         # One callback for both: Lightning tells two of the same monitor apart by nothing.
-        self.best = ModelCheckpoint(
+        self.best = Best(
             self.folder,
             "top-{step}" if count else "best",
             monitor=monitored,

@@ -158,8 +158,9 @@ def check_cache(
     if inside:
         raise InputError(
             f"cache=encoder stores what a frozen encoder makes, and here {len(inside)} of its parameters learn, such "
-            f"as {inside[0]}. Take a type that leaves the encoder alone (finetune=decoder, cross_attention, "
-            "new_tokens, prompt, or lora with finetune.targets=['model.decoder.*']), or cache=none."
+            f"as {inside[0]}. Take a type that leaves the encoder alone (finetune=decoder or cross_attention, "
+            "new_tokens with finetune.rank=null, prompt with finetune.blocks=['model.decoder.layers.*'], lora with "
+            "finetune.targets=['model.decoder.*']), or cache=none."
         )
     if data.stream is not None:
         raise InputError(

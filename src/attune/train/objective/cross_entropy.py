@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from attune.data.batch import Batch
+from attune.errors import InputError
 from attune.model.whisper import Whisper
 
 # Of logits in fp32 that are there at one time; the backward pass needs three times as much. With OpenAI's vocabulary
@@ -43,9 +44,14 @@ class CrossEntropy:
 
     Args:
         label_smoothing: weight of the uniform distribution in the target, in [0, 1).
+
+    Raises:
+        InputError: it is not.
     """
 
     def __init__(self, label_smoothing: float = 0.0):
+        if not 0 <= label_smoothing < 1:
+            raise InputError(f"objective.label_smoothing={label_smoothing:g}: accepted is a share in [0, 1).")
         self.label_smoothing = label_smoothing
 
     def loss(self, whisper: Whisper, batch: Batch) -> LossTerms:

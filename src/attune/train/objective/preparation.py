@@ -4,7 +4,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from attune.data.module import SpeechDataModule
 from attune.errors import InputError
+from attune.model.finetune.ctc import find_writer
 from attune.model.whisper import Whisper
+from attune.train.objective.ctc import Ctc
+from attune.train.objective.joint_ctc import JointCtc
 
 
 @runtime_checkable
@@ -56,6 +59,17 @@ def check_objective(objective: Any, data: SpeechDataModule, interpolates: bool) 
 def prepare_objective(
     objective: Any, whisper: Whisper, parameters: dict[str, int], seed: int, is_varied: bool
 ) -> dict[str, int]:
-    """The counts of parameters with what the objective has added."""
+    """The counts of parameters with what the objective has added.
+
+    Raises:
+        InputError: a CTC head writes this model's transcripts, and the objective would teach its decoder.
+    """
+    learns = parameters["trainable"] > 0
+    if learns and find_writer(whisper.network) is not None and not isinstance(objective, Ctc | JointCtc):
+        raise InputError(
+            "A CTC head writes this model's transcripts, and this objective teaches the decoder: no WER would show "
+            "what is learnt. Go on with the head (finetune=ctc, or objective=joint_ctc), or let the decoder write: "
+            "finetune=ctc finetune.writes=decoder."
+        )
     added = objective.prepare(whisper, seed, is_varied) if isinstance(objective, Prepared) else 0
     return {name: count + added for name, count in parameters.items()}
