@@ -39,11 +39,14 @@ def test_gaps_are_no_longer_resident() -> None:
     assert before - find_resident() > 50e6 and len(pinned) == 10
 
 
-def test_torch_is_asked_for_large_pages() -> None:
+@pytest.mark.parametrize(
+    ("name", "default"), [("THP_MEM_ALLOC_ENABLE", "1"), ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")]
+)
+def test_torch_is_asked_for_large_pages_and_few_kernels(name: str, default: str) -> None:
     """Set by hand it stays; set by attune it is there before torch's first block."""
-    say = "import attune, os; print(os.environ['THP_MEM_ALLOC_ENABLE'])"
-    for given, told in (({}, "1"), ({"THP_MEM_ALLOC_ENABLE": "0"}, "0")):
-        rest = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    say = f"import attune, os; print(os.environ[{name!r}])"
+    for given, told in (({}, default), ({name: "0"}, "0")):
+        rest = {other: value for other, value in os.environ.items() if other != name}
         done = subprocess.run([sys.executable, "-c", say], env=rest | given, capture_output=True, text=True)
         assert done.stdout.strip() == told
     lines = (Path(__file__).parents[2] / "train.py").read_text().splitlines()

@@ -93,6 +93,17 @@ def test_subrip(newline: str, encoding: str, tmp_path: Path) -> None:
     ]
 
 
+def test_subrip_as_some_programs_write_it(tmp_path: Path) -> None:
+    """Without empty lines between cues, or with one in a cue: no number becomes text, and no text is lost."""
+    times = [f"00:00:0{second},000 --> 00:00:0{second + 1},000" for second in range(4)]
+    cues = [f"1\n{times[0]}\nOne.\n2\n{times[1]}\n3 < 5 and 7 > 2\n\nstill\n\n3\n{times[2]}\n<i>42</i>\n"]
+    cues += [f"4\n{times[3]}\n42\n"]
+    path = write(tmp_path / "a.srt", "\n".join(cues))
+    assert [cue.text for cue in read_subtitles(path)] == ["One.", "3 < 5 and 7 > 2 still", "42", "42"]
+    path = write(tmp_path / "unnumbered.srt", f"{times[0]}\n42\n\n{times[1]}\nTwo.\n")
+    assert [cue.text for cue in read_subtitles(path)] == ["42", "Two."]
+
+
 def test_webvtt(tmp_path: Path) -> None:
     path = write(tmp_path / "a.vtt", VTT)
     assert read_subtitles(path) == [

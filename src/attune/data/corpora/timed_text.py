@@ -18,7 +18,8 @@ from attune.errors import InputError
 TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2}[.,]\d{1,3})"  # WebVTT may leave the hours out, SubRip writes a comma
 TIMING = re.compile(rf"\s*{TIME}\s*-->\s*{TIME}")
 SPEAKER = re.compile(r"<v[^ >]*\s+([^>]+)>")  # WebVTT's voice
-MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")  # <i>, <v Anna>, and the {\an8} of some SubRip files
+# <i>, </i>, <v Anna>, <00:00:01.000>, and the {\an8} of some SubRip files; but not what "3 < 5 and 7 > 2" encloses.
+MARKUP = re.compile(r"</?[^\W\d][^>]*>|<[\d:.]+>|\{\\[^}]*\}")
 # Praat reads text in quotes and numbers that stand alone, and passes over all else: one rule for the long format, where
 # each is introduced ("xmin = 0.5"), and for the short one, where it is not. A comment runs from "!" to the line's end.
 TEXTGRID = re.compile(r'"((?:[^"]|"")*)"|!.*|(?<!\S)(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?!\S)')
@@ -53,17 +54,25 @@ def read_text(path: Path) -> str:
 def read_subtitles(path: Path) -> list[Cue]:
     """The cues of an .srt or .vtt file, without markup; those without text are left out.
 
+    In SubRip some files have no empty line between cues, or one within a cue: a number ahead of two times is the cue's
+    own, and all other text belongs to the cue before it.
+
     Raises:
         InputError: it holds no cue, or a line with an arrow that has no two times.
     """
     cues: list[tuple[float, float, list[str], str]] = []
     lines: list[str] | None = None  # of the cue that is open: from its times to an empty line
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    is_subrip = path.suffix.lower() == ".srt"
+    text = read_text(path)
+    is_numbered = is_subrip and (text.split() or [""])[0].isdecimal()
+    for number, line in enumerate(text.split("\n"), start=1):
         if "-->" in line:
+            if is_numbered and lines and lines[-1].strip().isdecimal():
+                lines.pop()
             lines = []
             cues.append((*_read_times(line, f"{path}, line {number}"), lines, f"{path}, line {number}"))
         elif not line.strip():
-            lines = None
+            lines = lines if is_subrip else None
         elif lines is not None:
             lines.append(line)
     if not cues:
