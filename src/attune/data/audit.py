@@ -130,8 +130,8 @@ def find_text_faults(splits: Mapping[str, Dataset], tokens: Tokens) -> Iterator[
         places: dict[str, str] = {}
         for row in iterate(dataset, [name for name in dataset.column_names if name != "audio"]):
             if split not in LEARNT and places.setdefault(row["id"], row["place"]) != row["place"]:
-                first = places[row["id"]]
-                yield split, row, f"the id {row['id']!r} is that of {first} too; each row of {split} needs its own"
+                told = f"the id {row['id']!r} is that of {places[row['id']]} too"
+                yield split, row, f"{told}; each row of {split} needs its own, and without ids rows are numbered"
             # A token is at least a byte: what is short enough need not be cut into tokens to be known to fit.
             size = max(len(row["text"].encode()), len((row.get(REJECTED) or "").encode()))
             kind = (row["language"], row["task"])

@@ -146,8 +146,8 @@ def put_into(sentence: str, spelling: str) -> str:
 def put_sound(sentence: str, spelling: str, sound: str) -> str:
     """What is said: the sentence with its term, wherever it stands, as it sounds.
 
-    As it is written, or else in other cases ("It says IT"); as a word of its own, or else, where words have no spaces
-    between them or endings, within one ("We talked about Al").
+    As it is written if it stands so ("It says IT"), else in any case; as a word of its own, and not as three letters of
+    another ("We talked about Al"), unless it stands only within one: endings, compounds, scripts without spaces.
     """
     term = re.escape(spelling)
     for pattern in (rf"(?<!\w){term}(?!\w)", rf"(?i)(?<!\w){term}(?!\w)", rf"(?i){term}"):
