@@ -101,6 +101,8 @@ def test_votes_and_accents(release: Path) -> None:
     assert count(accents=["scottish", "EGYPTIAN"]) == [1, 1, 1]
     with pytest.raises(InputError, match=r"dev.tsv leaves no utterance for validation.*data.min_up_votes=5"):
         count(min_up_votes=5)
+    with pytest.raises(InputError, match=r"data.accents=\['egypt'\]"):  # a part of a word
+        count(accents=["Egypt"])
     with pytest.raises(InputError, match=r"data.accents=\['scottish'\]"):
         count(accents=["Scottish"])
 

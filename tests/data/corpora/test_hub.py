@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from datasets import Audio, Dataset, DatasetDict, Features, Value
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value
 from recordings import prepare
 from whispers import make_sound
 
@@ -115,6 +115,28 @@ def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
     splits = open_hub(tmp_path / "saved", tmp_path / "cache").splits()
     assert [row["text"] for row in splits["test"]] == ["test 0 نعم", "test 1 نعم"]
     assert splits["test"][0]["audio"]["bytes"] == make_rows("test", 1)[0]["audio"]["bytes"]
+
+
+@pytest.mark.parametrize("streaming", [False, True, "shards"])
+def test_classes_have_names(streaming: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of words and accents a dataset may keep the numbers."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "theirs")
+    word = ClassLabel(names=["yes", "no"])
+    features = Features({"audio": Audio(), "label": word, "accent": word, "both": {"en": Value("string")}})
+    rows = [{"audio": row["audio"], "label": number % 2, "accent": -1, "both": {"en": "x"}} for number, row in
+            enumerate(make_rows("train", 4))]  # fmt: skip
+    for split in ("train", "validation", "test"):
+        (tmp_path / "source").mkdir(exist_ok=True)
+        table = pyarrow.Table.from_pylist(rows, schema=features.arrow_schema)
+        pyarrow.parquet.write_table(table, tmp_path / "source" / f"{split}-00000-of-00001.parquet")
+    columns = {"text": "label", "accent": "accent"}
+    corpus = open_hub(tmp_path / "source", tmp_path / "cache", columns=columns, streaming=streaming)
+    train = corpus.splits()["train"]
+    assert (list(train["text"]), set(train["accent"])) == (["yes", "no", "yes", "no"], {None})
+    if stream := corpus.stream():
+        assert [row["text"] for row in stream.read(0)] == ["yes", "no", "yes", "no"]
+    with pytest.raises(InputError, match=r"row 0: text is \{'en': 'x'\}; it must be text"):
+        open_hub(tmp_path / "source", tmp_path / "cache", columns={"text": "both"}, streaming=streaming).splits()
 
 
 def test_a_row_without_audio_or_text(parquet: Path, tmp_path: Path, nano_tokens: Tokens) -> None:

@@ -9,6 +9,7 @@ from recordings import prepare
 from whispers import make_sound
 
 from attune.audio.waveform import encode_wav
+from attune.data.corpora.hub import HubCorpus
 from attune.data.corpora.mixture import MixtureCorpus
 from attune.data.corpora.schema import build_dataset
 from attune.data.sampling import repeat
@@ -99,6 +100,8 @@ def test_a_part_of_weight_0_is_watched(nano_tokens: Tokens) -> None:
         ({"weights": {"small": -1}}, r"data.weights.small is -1; it must be a number, 0 or more"),
         ({"weights": {"small": 0, "large": 0}}, r"data.weights are all 0"),
         ({"temperature": 0}, r"data.temperature=0 is not above 0"),
+        ({"parts": {"in": MixtureCorpus(make_parts())}}, r"data.parts.in is a mixture itself. Give its parts here"),
+        ({"parts": {"big": HubCorpus("a/b", "en", streaming="shards")}}, r"Take data.parts.big.streaming=true"),
     ],
 )
 def test_what_is_said(settings: dict, message: str) -> None:

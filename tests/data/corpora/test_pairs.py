@@ -41,20 +41,22 @@ def test_pairs_ties_and_utterances_without_a_pair(folder: Path) -> None:
         {**PAIR, "audio": "1.wav", "chosen": None, "rejected": None, "answer": "tie"},
         {**PAIR, "audio": "2.wav", "chosen": " No. ", "rejected": "", "speaker": "s"},
         {"audio": "3.wav", "text": "Three.", "language": "en"},
+        {"audio": "0.wav", "text": "Four.", "chosen": None, "rejected": None, "language": "en"},  # a table's blanks
     ]
     path = write(folder, rows)
     train = PairsCorpus(path, path).splits()["train"]
     assert train.features == PAIRED
-    assert list(train["text"]) == ["Seven blue boats.", "No.", "Three."]
-    assert list(train[REJECTED]) == ["Seven blue votes.", "", None]
-    assert list(train["speaker"]) == [None, "s", None]
+    assert list(train["text"]) == ["Seven blue boats.", "No.", "Three.", "Four."]
+    assert list(train[REJECTED]) == ["Seven blue votes.", "", None, None]
+    assert list(train["speaker"]) == [None, "s", None, None]
     assert train[1]["place"].endswith("line 3")
 
 
 def test_a_table_of_pairs(folder: Path) -> None:
     path = folder / "pairs.csv"
-    path.write_text("audio,chosen,rejected,language\n0.wav,Yes.,No.,en\n")
-    assert list(PairsCorpus(str(path), str(path)).splits()["train"][REJECTED]) == ["No."]
+    path.write_text("audio,chosen,rejected,text,language\n0.wav,Yes.,No.,,en\n1.wav,,,One.,en\n")
+    train = PairsCorpus(str(path), str(path)).splits()["train"]
+    assert (list(train["text"]), list(train[REJECTED])) == (["Yes.", "One."], ["No.", None])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ No clip is opened here: one that is missing or empty is set aside by the audit, 
 
 import csv
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,8 @@ class CommonVoiceCorpus:
         shares: of train, validation and test, where it is divided.
         split_seed: of the division and of the limits.
         min_up_votes, max_down_votes: a clip needs as many, or may have as many; of every split.
-        accents: words of which the column `accents` must hold one, in any case; of every split. None asks for none.
+        accents: words of which the column `accents` must hold one, in any case, and not only as a part of a word ("us"
+            is not in "Australian"); of every split. None asks for none.
         limits: split -> at most so many clips, drawn by the seed.
         audio_folders: where clips may lie that are links, beside the language's folder.
     """
@@ -142,7 +144,7 @@ class CommonVoiceCorpus:
             up, down = (int(raw.get(name) or 0) for name in ("up_votes", "down_votes"))
             accents = _find_accent(raw).casefold()
             enough = up >= self.min_up_votes and (self.max_down_votes is None or down <= self.max_down_votes)
-            if enough and (not self.accents or any(accent in accents for accent in self.accents)):
+            if enough and (not self.accents or any(has_word(accents, accent) for accent in self.accents)):
                 yield line, raw
 
     def _read(self, folder: Path, split: str) -> Iterator[tuple[int, Mapping[str, str]]]:
@@ -152,6 +154,11 @@ class CommonVoiceCorpus:
             there = ", ".join(sorted(other.stem for other in folder.glob("*.tsv") if other.name != DURATIONS))
             raise InputError(f"{key}: there is no {path}. The release has: {there}.")
         yield from read_table(path, key)
+
+
+def has_word(text: str, wanted: str) -> bool:
+    """Whether some words stand in a text, whole."""
+    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text) is not None
 
 
 def _find_accent(raw: Mapping[str, str]) -> str:

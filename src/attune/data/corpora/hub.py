@@ -21,18 +21,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets import Audio, Dataset, DatasetBuilder, IterableDataset, load_dataset_builder, load_from_disk
+from datasets import Audio, ClassLabel, Dataset, DatasetBuilder, IterableDataset, load_dataset_builder, load_from_disk
 from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from attune.audio.waveform import AudioError, measure_seconds
-from attune.data.corpora.manifest import NUMBERS, OPTIONAL_COLUMNS, read_seconds
+from attune.data.corpora.manifest import NUMBERS, OPTIONAL_COLUMNS, read_seconds, read_words
 from attune.data.corpora.places import Places
 from attune.data.corpora.schema import RowStream, complete_row, keep_dataset, language_code
 from attune.errors import InputError
 
-FORMAT = 2  # raise it when rows are written otherwise: it is part of the cache's key
+FORMAT = 3  # raise it when rows are written otherwise: it is part of the cache's key
 SAVED = "dataset_dict.json"  # what save_to_disk leaves
 SAMPLE = 1000  # rows of a streamed training split that the audit hears
 READ_AT_ONCE = 16
@@ -124,6 +124,7 @@ class HubCorpus:
         for columns in source.shard(source.num_shards, shard).iter(READ_AT_ONCE):
             for cells in zip(*columns.values(), strict=True):
                 raw = dict(zip(columns, cells, strict=True))
+                raw = name_classes(raw, source)
                 yield complete_row(self._row(raw, f"train-{shard:05d}-{number:07d}", f"{place}, row {number}"))
                 number += 1
 
@@ -168,7 +169,7 @@ class HubCorpus:
         source = self._select(source)
         limit = self.limits.get(split)
         for number, raw in enumerate(islice(_iterate(source, limit), limit)):
-            yield self._row(raw, f"{split}-{number:06d}", f"{self.path}, {theirs}, row {number}")
+            yield self._row(name_classes(raw, source), f"{split}-{number:06d}", f"{self.path}, {theirs}, row {number}")
 
     def _select(self, source: Rows) -> Rows:
         """The columns that are read, the audio as it is: a path, or the bytes of a file."""
@@ -193,13 +194,13 @@ class HubCorpus:
         row = {
             "id": id,
             "audio": self._audio(raw[self.columns["audio"]], place),
-            "text": "" if text is None else str(text),
+            "text": "" if text is None else read_words(text, "text", place),
             "language": self.language,
             "place": place,
         }
         for ours, theirs in self.columns.items():
             if ours in OPTIONAL_COLUMNS and raw[theirs] not in (None, ""):
-                row[ours] = read_seconds(raw[theirs], ours, place) if ours in NUMBERS else str(raw[theirs])
+                row[ours] = (read_seconds if ours in NUMBERS else read_words)(raw[theirs], ours, place)
         if row["audio"]["bytes"] is not None and "duration_s" not in row:
             row["duration_s"] = _ask(row)
         if row["language"] is None:
@@ -230,6 +231,16 @@ def _ask(row: Mapping[str, Any]) -> float | None:
         return measure_seconds(row["audio"]["bytes"], row.get("start_s"), row.get("end_s"))
     except AudioError:
         return None
+
+
+def name_classes(raw: Mapping[str, Any], source: Rows) -> dict[str, Any]:
+    """A row with the names of classes (of words, accents, speakers) where the dataset has their numbers; None for -1,
+    its number of no class."""
+    classes = {name: of for name, of in (source.features or {}).items() if isinstance(of, ClassLabel)}
+    named = {
+        name: of.int2str(raw[name]) if raw[name] >= 0 else None for name, of in classes.items() if raw[name] is not None
+    }
+    return {**raw, **named}
 
 
 def identify(builder: DatasetBuilder) -> list[Any]:

@@ -44,6 +44,14 @@ class MixtureCorpus:
                 "data.parts is empty. Add other options of data under names of yours: +data@data.parts.NAME=manifest "
                 "data.parts.NAME.train=FILE ..."
             )
+        for name, part in self.parts.items():
+            if isinstance(part, MixtureCorpus):
+                raise InputError(f"data.parts.{name} is a mixture itself. Give its parts here, with data.weights.")
+            if getattr(part, "streaming", None) == "shards":
+                raise InputError(
+                    f"data.parts.{name}.streaming=shards keeps a sample of its training rows, and a mixture weighs all "
+                    f"of them. Take data.parts.{name}.streaming=true."
+                )
         self.weights = check_weights(self.parts, weights or {})
         if temperature <= 0:
             raise InputError(f"data.temperature={temperature:g} is not above 0: 1 takes parts as large as they are.")

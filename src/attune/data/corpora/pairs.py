@@ -29,7 +29,7 @@ class PairsCorpus(ManifestCorpus):
         Raises:
             InputError: one side is missing, or both are the same; with the row's place.
         """
-        if not is_pair(raw):
+        if not self._is_pair(raw):
             return {**super().row(raw, path, line), "rejected": None}
         place = f"{path}, line {line}"
         for side in SIDES:
@@ -45,10 +45,11 @@ class PairsCorpus(ManifestCorpus):
         return {**super().row({**raw, text: chosen}, path, line), "rejected": rejected}
 
     def _takes(self, split: str, raw: Mapping[str, Any]) -> bool:
-        is_tie = is_pair(raw) and all(raw.get(side) is None for side in SIDES)
+        is_tie = self._is_pair(raw) and all(raw.get(side) is None for side in SIDES)
         return super()._takes(split, raw) and not is_tie
 
-
-def is_pair(raw: Mapping[str, Any]) -> bool:
-    """Whether a row names a chosen or a rejected transcript."""
-    return any(side in raw for side in SIDES)
+    def _is_pair(self, raw: Mapping[str, Any]) -> bool:
+        """Whether a row names a chosen or a rejected transcript. Programs that write every column of a table write
+        both as empty where there is a text alone."""
+        is_alone = raw.get(self.columns.get("text", "text")) and all(raw.get(side) in (None, "") for side in SIDES)
+        return any(side in raw for side in SIDES) and not is_alone
