@@ -17,7 +17,7 @@ data.corpora.mapping data.corpora.schema data.corpora.places data.corpora.manife
 data.corpora.division data.corpora.common_voice data.corpora.librispeech data.corpora.timed_text
 data.corpora.folder data.corpora.hub data.corpora.mixture data.corpora.environments data.corpora.rendering
 data.corpora.synthetic data.corpora.pretraining data.corpora.spoken_terms data.findings data.texts
-data.leakage data.hearing data.listening data.audit data.late data.batch data.packing data.sampling
+data.leakage data.hearing data.listening data.audit data.pace data.late data.batch data.packing data.sampling
 data.processes data.states data.subwords data.few_shot data.in_context data.vocabulary data.reading
 data.utterances data.enduring data.streaming data.module
 model.additions model.attention model.whisper model.scratch model.save

@@ -9,9 +9,10 @@ import torch
 from whispers import make_sound
 
 from attune.audio.waveform import encode_wav
-from attune.data.audit import check_texts, find_paces, reject_broken_audio
+from attune.data.audit import check_texts, reject_broken_audio
 from attune.data.corpora.schema import FEATURES, build_dataset
 from attune.data.findings import write_rejections
+from attune.data.pace import find_paces
 from attune.errors import InputError
 from attune.text.tokens import Tokens
 

@@ -4,7 +4,6 @@ One pass over every split: its texts, then its sound, the scored splits first, s
 looked up among them. What is kept of a row are some numbers; its sound is let go.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,9 +21,8 @@ from attune.data.leakage import ScoredRecordings
 from attune.data.listening import choose_heard, expect_durations, find_suspects, hear
 from attune.data.texts import Shared, SplitTexts, find_shared, iterate, judge_pace, read_names, read_texts
 from attune.errors import InputError
-from attune.text.tokens import SPELT_PER_S, SPOKEN_PER_S, Sequence448, Tokens
+from attune.text.tokens import Sequence448, Tokens
 
-PACED = 1000  # utterances of which the pace is taken
 LEARNT = ("train", "replay")  # the splits that a model learns from; all others are scored
 SHOWN = 5  # examples in a message
 SPECIAL = 6  # tokens beside the text: start, language, task, <|notimestamps|>, the end, and a space before the text
@@ -143,30 +141,6 @@ def find_text_faults(splits: Mapping[str, Dataset], tokens: Tokens) -> Iterator[
                 kinds.add(kind)
             except InputError as error:
                 yield split, row, str(error)
-
-
-def find_paces(splits: Mapping[str, Dataset], tokens: Tokens) -> dict[str, float]:
-    """Language code -> tokens that a second of its speech can need (`Tokens.pace`).
-
-    Half as many again as the fastest of a thousand utterances, 12 to 40, of the first split that has the language;
-    training comes first, so that no test says how long its own transcripts may be if it can be known from elsewhere.
-    English needs 12. A script that the vocabulary spells in bytes takes two or three tokens a letter: Russian 30 with
-    nano's, Burmese as many with OpenAI's.
-    """
-    paces: dict[str, float] = {}
-    for split in sorted(splits, key=lambda name: name != "train"):
-        rows: dict[str, list[int]] = defaultdict(list)
-        for index, row in enumerate(iterate(splits[split], ["language"])):
-            rows[tokens.language_code(row["language"]) if tokens.is_multilingual else "en"].append(index)
-        paces = {code: find_pace(splits[split], indices, tokens) for code, indices in rows.items()} | paces
-    return paces
-
-
-def find_pace(dataset: Dataset, indices: Sequence[int], tokens: Tokens) -> float:
-    step = max(1, len(indices) // PACED)
-    rows = dataset.select_columns(["text", "language", "duration_s"]).select(indices[::step]).to_list()
-    fastest = max(len(tokens.text(row["text"], row["language"])) / row["duration_s"] for row in rows)
-    return min(max(1.5 * fastest, SPOKEN_PER_S), SPELT_PER_S)
 
 
 def encode_row(row: Mapping[str, Any], tokens: Tokens) -> Sequence448:

@@ -24,7 +24,6 @@ from attune.data.audit import (
     audit_corpus,
     check_leakage,
     check_texts,
-    find_paces,
     keep_usable,
     load_row,
 )
@@ -35,6 +34,7 @@ from attune.data.few_shot import FewShot
 from attune.data.findings import Findings, Rejection, read_rules
 from attune.data.in_context import InContext, Shown, check_in_context, sum_seconds
 from attune.data.late import Late, LateRows
+from attune.data.pace import find_paces
 from attune.data.packing import measure_shares
 from attune.data.processes import gather, share_out
 from attune.data.reading import check_splits, read_splits

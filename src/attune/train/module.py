@@ -15,7 +15,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from attune.audio.waveform import SAMPLE_RATE_HZ, SAMPLES_PER_POSITION
 from attune.data.batch import Batch
 from attune.data.processes import gather
-from attune.errors import InputError
 from attune.model.bias import TermBias
 from attune.model.decode import decode
 from attune.model.finetune.base import FineTuning, Scheduled, advance, after_step, parameter_groups, regularisation
@@ -29,7 +28,7 @@ from attune.train.objective.cross_entropy import CrossEntropy, LossTerms
 from attune.train.objective.penalty import Estimated, Penalty
 from attune.train.objective.preparation import Prepared
 from attune.train.recovery import Recovery, can_recover
-from attune.train.schedule import default_learning_rate, describe_learning_rate, linear_decay
+from attune.train.schedule import check_optimizer, default_learning_rate, describe_learning_rate, linear_decay
 
 # What is counted in the course of a run, and taken back where an accumulation window has to be taken again.
 COUNTED = ("window_tokens", "window_loss", "window_parts", "utterances_seen", "audio_seen_s", "flops_done")
@@ -83,11 +82,7 @@ class WhisperModule(L.LightningModule):
         self.penalty = penalty
         self.augmentation = augmentation or Augmentation()
         width: int = whisper.network.config.d_model
-        for name, rate in {"learning_rate": learning_rate, "rate_share": rate_share}.items():
-            if rate is not None and rate <= 0:
-                raise InputError(f"optimizer.{name}={rate:g} must be above 0. No training: finetune=none.")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise InputError(f"optimizer.betas={list(betas)}: accepted are two shares in [0, 1).")
+        check_optimizer(learning_rate, rate_share, betas)
         default = rate_share * default_learning_rate(width, finetune.rate_factor)
         self.learning_rate = default if learning_rate is None else learning_rate
         self.rate_text = describe_learning_rate(self.learning_rate, width, finetune.rate_factor)

@@ -1,6 +1,6 @@
 """Learning rates: the schedule, and a default for each size of Whisper."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from attune.errors import InputError
 from attune.model.finetune.base import RateFactor
@@ -8,6 +8,19 @@ from attune.model.finetune.base import RateFactor
 # Width of the model -> peak rate for fine-tuning all of it: a fortieth of the rate of Whisper's own pretraining, as
 # OpenAI advises. nano's (width 192) was found on data=accent: docs/log.md.
 RATES = {192: 1e-3, 384: 3.75e-5, 512: 2.5e-5, 768: 1.25e-5, 1024: 6.25e-6, 1280: 4.4e-6}
+
+
+def check_optimizer(learning_rate: float | None, rate_share: float, betas: Sequence[float]) -> None:
+    """Refuse settings with which AdamW learns nothing, or breaks.
+
+    Raises:
+        InputError: a rate is not above 0, or a beta not in [0, 1).
+    """
+    for name, rate in {"learning_rate": learning_rate, "rate_share": rate_share}.items():
+        if rate is not None and rate <= 0:
+            raise InputError(f"optimizer.{name}={rate:g} must be above 0. No training: finetune=none.")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise InputError(f"optimizer.betas={list(betas)}: accepted are two shares in [0, 1).")
 
 
 def default_learning_rate(width: int, factor: RateFactor = 1.0) -> float:

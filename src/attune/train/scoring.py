@@ -10,8 +10,8 @@ from datasets import Dataset
 from torch import nn
 
 from attune.audio.context import Context
-from attune.data.audit import find_paces
 from attune.data.module import SpeechDataModule
+from attune.data.pace import find_paces
 from attune.data.texts import Shared
 from attune.data.vocabulary import Prompts
 from attune.errors import InputError

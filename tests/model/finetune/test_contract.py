@@ -214,8 +214,8 @@ def find_kept(old: Whisper, new: Whisper) -> dict[str, Int[Tensor, "kept"]]:
     return {"old": torch.tensor([id for id, _ in kept]), "new": torch.tensor([id for _, id in kept])}
 
 
-def test_merge_save_and_load_keep_the_logits(name: str, any_whisper: Whisper, tmp_path: Path) -> None:
-    whisper, finetune = awaken(any_whisper, seed=3), build(name)
+def train_and_merge(whisper: Whisper, finetune: Any) -> tuple[Batch, Float[Tensor, "batch token vocabulary"]]:
+    """A batch, and its logits after three steps, which merging keeps."""
     change(whisper, finetune)
     batch = make_batch(whisper.tokens, positions=250)
     for _ in range(3 if finetune.rate_factor else 0):
@@ -223,6 +223,12 @@ def test_merge_save_and_load_keep_the_logits(name: str, any_whisper: Whisper, tm
     trained = compute_logits(whisper.eval(), batch)
     merge_additions(finetune, whisper.network)
     torch.testing.assert_close(compute_logits(whisper.eval(), batch), trained, atol=1e-5, rtol=1e-4)
+    return batch, trained
+
+
+def test_merge_save_and_load_keep_the_logits(name: str, any_whisper: Whisper, tmp_path: Path) -> None:
+    whisper = awaken(any_whisper, seed=3)
+    batch, trained = train_and_merge(whisper, build(name))
     save_whisper(whisper, tmp_path / "model")
     loaded = load_whisper(str(tmp_path / "model"), load_tokens(str(tmp_path / "model"))).eval()
     torch.testing.assert_close(compute_logits(loaded, batch), trained, atol=1e-5, rtol=1e-4)
@@ -235,19 +241,13 @@ def test_a_type_learns_on_a_model_with_prompts_what_is_saved_of_it(name: str, na
     """A learned prompt goes through the projections that LoRA adapts; while they learnt it did not."""
     if name == "prompt":
         pytest.skip("a second prompt is refused")
-    whisper, prompts, finetune = awaken(nano_like, seed=3), build("prompt"), build(name)
+    whisper, prompts = awaken(nano_like, seed=3), build("prompt")
     change(whisper, prompts)
     for prompt in whisper.network.modules():
         if isinstance(prompt, SoftPrompt):
             prompt.values.data.normal_()
     merge_additions(prompts, whisper.network)
-    change(whisper, finetune)
-    batch = make_batch(whisper.tokens, positions=250)
-    for _ in range(3 if finetune.rate_factor else 0):
-        take_step(whisper, finetune, batch)
-    trained = compute_logits(whisper.eval(), batch)
-    merge_additions(finetune, whisper.network)
-    torch.testing.assert_close(compute_logits(whisper.eval(), batch), trained, atol=1e-5, rtol=1e-4)
+    train_and_merge(whisper, build(name))
 
 
 def test_a_step_lowers_the_loss_and_decoding_works(name: str, any_whisper: Whisper) -> None:
