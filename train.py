@@ -51,7 +51,6 @@ from attune.train.loggers import close_wandb, make_loggers  # noqa: E402
 from attune.train.objective.penalty import anchor  # noqa: E402
 from attune.train.objective.preparation import check_objective, prepare_objective  # noqa: E402
 from attune.train.ranks import Ranks  # noqa: E402
-from attune.train.recovery import can_recover  # noqa: E402
 from attune.train.scoring import check_examples, score, score_other  # noqa: E402
 from attune.train.sharding import check_sharding, choose_module  # noqa: E402
 from attune.train.tuning import make_aid  # noqa: E402
@@ -123,7 +122,6 @@ def train(config: DictConfig) -> None:
     callbacks = [*watchers, *checkpoints.callbacks, interruption, *([cache] if cache else [])]
     added = {"folder": str(run.folder), "loggers": loggers, "callbacks": callbacks, "monitored": checkpoints.monitored}
     trainer = build(config.trainer, **added, devices=ranks.devices, num_nodes=ranks.nodes)
-    data.in_parts = can_recover(trainer)
     if finetune.rate_factor and ranks.first:
         record.memory = foresee(console, module, data, trainer, config)
 

@@ -244,9 +244,7 @@ class Bench:
             manifests = [write_manifest(Path(folder) / f"{name}.jsonl", part) for name, part in
                          (("train", rows[:clips]), ("dev", rows[clips:]))]  # fmt: skip
             corpus = ManifestCorpus(manifests[0], manifests[1])
-            data = SpeechDataModule(
-                corpus, whisper.tokens, AudioContext(full_share=0.0), batch_window_s=20 if self.smoke else 448
-            )
+            data = SpeechDataModule(corpus, whisper.tokens, AudioContext(), batch_window_s=20 if self.smoke else 448)
             data.prepare()
             finetune = Full()
             finetune.apply(whisper.network)

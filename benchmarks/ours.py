@@ -50,7 +50,6 @@ def main(stage: str, model: str, manifest: str, steps: int, batch: int, cap: int
         corpus, tokens, CONTEXTS[context], batch_window_s=window_s, evaluation_batch_window_s=EVALUATION_S,
         allow_leakage=True,  # the same clips are learnt and scored: only time counts here
     )  # fmt: skip
-    data.in_parts = True  # as train.py on one device
     data.prepare()
     if stage == "features":
         print(json.dumps({"clips_per_second": run_features(data), "peak_gb": peak_resident_gb()}))

@@ -50,16 +50,10 @@ def test_a_packed_run(timestamps: str, corpus: list[str], tmp_path: Path) -> Non
     assert record["memory"]["total"] > 0 and record["memory"]["available"] > 0
 
 
-def test_whole_windows_of_a_run_fill_their_steps(corpus: list[str], tmp_path: Path) -> None:
-    """All keep 30 s here, of which a batch holds two, and each counts for its three seconds or so."""
-    record = run(tmp_path / "run", *corpus, "context.full_share=1", "data.batch_window_s=60")["train"]
-    assert record["utterances_per_second"] * record["seconds"] > 4 * 2 * 2
-
-
 def test_runs_share_what_a_frozen_encoder_made(corpus: list[str], tmp_path: Path) -> None:
     """The encoder of model=scratch is the seed's: with one seed two types have the same."""
     cache = tmp_path / "cache"
-    words = [*corpus, "cache=encoder", f"cache.folder={cache}", "context.full_share=0"]
+    words = [*corpus, "cache=encoder", f"cache.folder={cache}"]
     record = run(tmp_path / "one", *words, "finetune=decoder", "augment=standard", "cache.draws=2")
     assert record["train"]["mfu"] > 0
     run(tmp_path / "two", *words, "finetune=cross_attention")

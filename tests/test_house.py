@@ -20,7 +20,7 @@ data.corpora.synthetic data.corpora.pretraining data.corpora.spoken_terms data.f
 data.leakage data.hearing data.listening data.audit data.pace data.late data.batch data.packing data.sampling
 data.processes data.states data.subwords data.few_shot data.in_context data.vocabulary data.reading
 data.utterances data.enduring data.streaming data.module
-model.additions model.attention model.whisper model.scratch model.save
+model.additions model.silence model.attention model.whisper model.scratch model.save
 model.finetune.quantize model.finetune.base model.finetune.targets
 model.finetune.none model.finetune.depth model.finetune.full model.finetune.layers model.finetune.lora
 model.finetune.adalora model.finetune.ia3

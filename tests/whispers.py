@@ -14,7 +14,7 @@ from torch import Tensor
 from attune.audio.waveform import SAMPLE_RATE_HZ
 from attune.data.batch import Batch, Example, collate
 from attune.model.finetune.base import FineTuning, apply_finetuning, change_tokens, is_constant
-from attune.model.whisper import Whisper
+from attune.model.whisper import Whisper, encode
 from attune.text.tokens import Tokens
 
 TEXTS = ("Seven blue boats.", "No.", "The kitchen door was open, and nobody had watered the garden since August.")
@@ -80,6 +80,11 @@ def choose_end(written: Sequence[Sequence[int]]) -> int:
         for token in sorted({token for row in written for token in row})
     }
     return max(places, key=lambda token: len(places[token]))
+
+
+def hear(whisper: Whisper, batch: Batch) -> Float[Tensor, "batch position width"]:
+    """States that transformers' decoder takes as well: every position stands for itself."""
+    return encode(whisper.network, whisper.log_mel(batch.waveform))
 
 
 def make_sound(length_s: float, seed: int) -> Float[Tensor, "sample"]:

@@ -5,8 +5,9 @@ import random
 
 import pytest
 
-from attune.audio.context import AudioContext, Context, FullContext
+from attune.audio.context import AudioContext, Context, FullContext, PackedContext
 from attune.audio.waveform import SAMPLES_PER_POSITION, WINDOW_POSITIONS
+from attune.errors import InputError
 
 DURATIONS_S = [0.02, 0.5, 2.3, 3.0, 7.77, 15.0, 27.9, 29.99, 30.0]
 
@@ -18,8 +19,8 @@ def test_full_is_the_whole_window(rng: random.Random | None) -> None:
 
 @pytest.mark.parametrize("duration_s", DURATIONS_S)
 def test_the_margin_lies_within_its_bounds(duration_s: float) -> None:
-    context, rng = AudioContext(full_share=0.0), random.Random(1)
-    low, high = (max(150, 50 * duration_s + margin) for margin in (32, 128))
+    context, rng = AudioContext(), random.Random(1)
+    low, high = (max(150, 50 * duration_s + margin) for margin in (32, 64))
     bounds = [min(WINDOW_POSITIONS, 50 * math.ceil(wanted / 50)) for wanted in (low, high)]
     drawn = {context.positions(duration_s, rng) for _ in range(500)}
     assert min(drawn) == bounds[0] and max(drawn) == bounds[1]
@@ -28,28 +29,36 @@ def test_the_margin_lies_within_its_bounds(duration_s: float) -> None:
 
 @pytest.mark.parametrize("duration_s", DURATIONS_S[:-3])
 def test_silence_enough_for_the_mel_follows_the_audio(duration_s: float) -> None:
-    context, rng = AudioContext(full_share=0.0), random.Random(2)
+    context, rng = AudioContext(), random.Random(2)
     shortest = min(context.positions(duration_s, rng) for _ in range(500))
     assert shortest * SAMPLES_PER_POSITION - duration_s * 16_000 >= 200
 
 
 def test_evaluation_takes_the_middle_margin_and_draws_nothing() -> None:
-    context = AudioContext(full_share=0.5)
-    assert [context.positions(duration, None) for duration in (0.1, 2.0, 4.0, 4.4, 4.41, 30.0)] == [
+    context = AudioContext()
+    assert [context.positions(duration, None) for duration in (0.1, 2.0, 4.0, 4.4, 5.05, 30.0)] == [
         150,  # the shortest
-        200,  # 100 + 80 -> 180
-        300,  # 200 + 80 -> 280
-        300,  # 220 + 80 -> 300
-        350,  # a hundredth of a second more
+        150,  # 100 + 48 -> 148
+        250,  # 200 + 48 -> 248
+        300,  # 220 + 48 -> 268
+        350,  # 252 + 48 -> 300, and a little more
         1500,
     ]
 
 
-def test_the_share_of_full_windows() -> None:
-    rng = random.Random(3)
-    drawn = [AudioContext(full_share=0.25).positions(1.0, rng) for _ in range(4000)]
-    assert drawn.count(1500) / 4000 == pytest.approx(0.25, abs=0.03)
-    assert {AudioContext(full_share=1.0).positions(1.0, rng) for _ in range(20)} == {1500}
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"margin_min": 200}, r"context.margin_min=200 and context.margin_max=64: accepted are 8 <= margin_min"),
+        ({"margin_min": 4}, "context.margin_min=4"),
+        ({"bucket": 0}, "context.bucket=0: accepted are 1 to 1500 positions"),
+        ({"shortest": 1600}, "context.shortest=1600"),
+    ],
+)
+@pytest.mark.parametrize("kind", [AudioContext, PackedContext])
+def test_windows_that_are_none_are_refused(kind: type[AudioContext], settings: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        kind(**settings)  # type: ignore[arg-type]
 
 
 def test_a_bucket_that_does_not_divide_the_window_still_ends_there() -> None:

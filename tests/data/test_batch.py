@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 from whispers import make_batch, make_example, make_sound
 
@@ -39,16 +38,6 @@ def test_audio_beyond_the_window_is_cut_and_counted_as_cut(nano_like: Whisper) -
     batch = collate([make_example(nano_like.tokens, "No.", 4.0, 150, 0)], nano_like.tokens.end_of_text)
     assert batch.lengths.tolist() == [48_000]
     assert torch.equal(batch.waveform[0], make_sound(4.0, 0)[:48_000])
-
-
-@pytest.mark.parametrize(("budget", "parts"), [(None, 1), (750, 1), (749, 2), (500, 2), (499, 3), (250, 3), (90, 3)])
-def test_a_batch_beyond_the_budget_is_taken_in_parts(budget: int | None, parts: int, nano_like: Whisper) -> None:
-    tokens = nano_like.tokens
-    batch = collate([make_example(tokens, "No.", 1.0, 250, seed) for seed in range(3)], tokens.end_of_text, budget)
-    assert batch.parts == batch.to(torch.device("cpu")).parts == parts
-    cut = batch.cut(batch.parts)
-    assert [id for part in cut for id in part.ids] == batch.ids
-    assert all(part.parts == 1 and len(part) * 250 <= max(budget or 750, 250) for part in cut)
 
 
 def test_what_is_no_tensor_stays_in_order(nano_like: Whisper) -> None:

@@ -22,7 +22,7 @@ def equal(left: Batch, right: Batch) -> bool:
 
 
 def test_training_batches_hold_what_the_corpus_says(make_data: MakeData, nano_tokens: Tokens) -> None:
-    data = make_data(nano_tokens, AudioContext(full_share=0.2), batch_window_s=30.0)
+    data = make_data(nano_tokens, AudioContext(), batch_window_s=30.0)
     rows = {row["id"]: row for row in data.splits["train"]}
     seen: list[str] = []
     for batch in data.train_dataloader():
@@ -36,15 +36,6 @@ def test_training_batches_hold_what_the_corpus_says(make_data: MakeData, nano_to
         if len(seen) >= 24:
             break
     assert sorted(seen) == sorted(rows)
-
-
-def test_batches_of_whole_windows_ask_for_parts(make_data: MakeData, nano_tokens: Tokens) -> None:
-    data = make_data(nano_tokens, AudioContext(full_share=0.3), batch_window_s=60.0)
-    data.in_parts = True
-    batches = list(islice(data.train_dataloader(), 40))
-    whole = [batch for batch in batches if batch.waveform.shape[1] == 30 * 16_000]
-    assert max(map(len, whole)) > 2 and all(batch.parts == -(-len(batch) // 2) for batch in whole)
-    assert {batch.parts for batch in batches if batch.waveform.shape[1] < 30 * 16_000} == {1}
 
 
 def test_a_resumed_stream_goes_on(make_data: MakeData, nano_tokens: Tokens) -> None:

@@ -36,7 +36,7 @@ def make(nano_tokens: Tokens, tmp_path: Path) -> MakeData:
     def make(**settings: float) -> SpeechDataModule:
         corpus = ManifestCorpus(str(path), str(path), str(path))
         settings = {"workers": 0, "max_rejected": 0.3, **settings}
-        data = SpeechDataModule(corpus, nano_tokens, AudioContext(full_share=0), allow_leakage=True, **settings)  # type: ignore[arg-type]
+        data = SpeechDataModule(corpus, nano_tokens, AudioContext(), allow_leakage=True, **settings)  # type: ignore[arg-type]
         data.prepare()
         return data
 

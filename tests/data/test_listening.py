@@ -135,9 +135,7 @@ def test_a_bad_part_ends_the_run_at_once(nano_tokens: Tokens) -> None:
         audit_corpus(splits, nano_tokens, max_rejected=0.1, listen_up_to=10)
 
 
-@pytest.mark.parametrize(
-    "context", [AudioContext(full_share=0), PackedContext(single_share=0)], ids=lambda each: each.name
-)
+@pytest.mark.parametrize("context", [AudioContext(), PackedContext(single_share=0)], ids=lambda each: each.name)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_late_rejection_is_replaced_counted_and_written(
     context: AudioContext, workers: int, tmp_path: Path, nano_tokens: Tokens

@@ -51,7 +51,7 @@ SOURCE = RowStream(len(SIZES), read)
 
 
 def make_batches(tokens: Tokens, **more: Any) -> StreamedBatches:
-    return StreamedBatches(SOURCE, tokens, AudioContext(full_share=0.0), batch_positions=400, seed=3, **more)
+    return StreamedBatches(SOURCE, tokens, AudioContext(), batch_positions=400, seed=3, **more)
 
 
 def load(tokens: Tokens, workers: int = 0, **more: Any) -> StreamLoader:
@@ -168,7 +168,7 @@ def open_corpus(folder: Path, cache: Path, **more: Any) -> HubCorpus:
 
 def test_a_sample_is_audited_and_everything_is_heard(parquet: Path, tmp_path: Path, nano_tokens: Tokens) -> None:
     corpus = open_corpus(parquet, tmp_path, limits={"train": 4})
-    data = SpeechDataModule(corpus, nano_tokens, AudioContext(full_share=0.0), batch_window_s=4.0)
+    data = SpeechDataModule(corpus, nano_tokens, AudioContext(), batch_window_s=4.0)
     data.prepare()
     assert len(data.splits["train"]) == 4 and "training streams 3 shards" in data.drawn
     loader = data.train_dataloader()

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
-from whispers import awaken, choose_end, copy_of, end_at, make_batch
+from whispers import awaken, choose_end, copy_of, end_at, hear, make_batch
 
 from attune.audio.waveform import WINDOW_POSITIONS
 from attune.data.batch import Batch
@@ -62,8 +62,8 @@ def make_writer(whisper: Whisper, seed: int, positions: int) -> tuple[Whisper, B
     lengths_s = [length * positions / 250 for length in LENGTHS_S]
     batch = make_batch(whisper.tokens, positions, TEXTS, lengths_s)
     awake = awaken_for_text(whisper, seed)
-    writer = end_at(awake, choose_end(write(awake, awake.encode(batch.waveform), batch)))
-    written = write(writer, writer.encode(batch.waveform), batch)
+    writer = end_at(awake, choose_end(write(awake, hear(awake, batch), batch)))
+    written = write(writer, hear(writer, batch), batch)
     assert len({len(row) for row in written}) >= 2 and min(map(len, written)) < NEW
     return writer, batch, written
 
@@ -77,7 +77,7 @@ def test_the_full_window_from_input_features(any_whisper: Whisper, seed: int) ->
 @pytest.mark.parametrize("seed", [3, 4, 5, 6])
 def test_a_short_window_from_encoder_outputs(any_whisper: Whisper, seed: int) -> None:
     writer, batch, written = make_writer(any_whisper, seed, 250)
-    states = writer.encode(batch.waveform)
+    states = hear(writer, batch)
     assert written == generate(writer, batch.prefixes, encoder_outputs=BaseModelOutput(states))
 
 
@@ -89,7 +89,7 @@ def test_prompts_of_different_lengths(any_whisper: Whisper, seed: int) -> None:
     batch = make_batch(awake.tokens, 250, TEXTS, LENGTHS_S, prompts)
     assert len({len(prefix) for prefix in batch.prefixes}) == 4
     with torch.no_grad():
-        states = awake.encode(batch.waveform)
+        states = hear(awake, batch)
         writer = end_at(awake, choose_end(write(awake, states, batch)))
         alone = [
             generate(writer, [prefix], encoder_outputs=BaseModelOutput(states[row : row + 1]))[0]
@@ -102,7 +102,7 @@ def test_prompts_of_different_lengths(any_whisper: Whisper, seed: int) -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_suppressed_tokens_are_never_written_and_never_first(nano_like: Whisper, seed: int) -> None:
     writer, batch, written = make_writer(nano_like, seed, 250)
-    states = writer.encode(batch.waveform)
+    states = hear(writer, batch)
     config = writer.network.generation_config
     favourite = max((token for row in written for token in row), key=lambda t: sum(row.count(t) for row in written))
     config.suppress_tokens = [*config.suppress_tokens, favourite]
@@ -116,7 +116,7 @@ def test_suppressed_tokens_are_never_written_and_never_first(nano_like: Whisper,
 def test_each_row_has_a_limit_of_its_own(nano_like: Whisper) -> None:
     awake, limits = awaken(nano_like, 0), [3, 1, 11, 7, 4]
     batch = make_batch(awake.tokens, 250, TEXTS, LENGTHS_S)
-    states = awake.encode(batch.waveform)
+    states = hear(awake, batch)
     free = write(awake, states, batch)
     cut = decode_greedily(awake, states, batch.prefixes, limits)
     assert [len(row) for row in free] == [NEW] * 5
@@ -126,13 +126,13 @@ def test_each_row_has_a_limit_of_its_own(nano_like: Whisper) -> None:
 def test_no_row_writes_beyond_the_decoder(nano_like: Whisper) -> None:
     awake = awaken(nano_like, 0)
     batch = make_batch(awake.tokens, 250, TEXTS[:2], LENGTHS_S[:2])
-    written = decode_greedily(awake, awake.encode(batch.waveform), batch.prefixes, [10_000, 440])
+    written = decode_greedily(awake, hear(awake, batch), batch.prefixes, [10_000, 440])
     assert [len(row) for row in written] == [448 - 4, 440]
 
 
 def test_neighbours_do_not_count(any_whisper: Whisper) -> None:
     writer, batch, written = make_writer(any_whisper, 1, 250)
-    states = writer.encode(batch.waveform)
+    states = hear(writer, batch)
     for row in range(len(batch)):
         alone = decode_greedily(writer, states[row : row + 1], batch.prefixes[row : row + 1], [NEW])
         assert alone == [written[row]]
@@ -141,7 +141,7 @@ def test_neighbours_do_not_count(any_whisper: Whisper) -> None:
 def test_decoding_changes_nothing(nano_like: Whisper) -> None:
     awake = awaken(nano_like, 2)
     batch = make_batch(awake.tokens, 250, TEXTS, LENGTHS_S)
-    states = awake.encode(batch.waveform).detach()
+    states = hear(awake, batch).detach()
     before, kept = states.clone(), {name: value.clone() for name, value in awake.state_dict().items()}
     written = write(awake, states, batch)
     assert torch.equal(states, before)

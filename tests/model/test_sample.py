@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from test_decode import LENGTHS_S, NEW, TEXTS, awaken_for_text, make_writer
-from whispers import awaken, make_batch
+from whispers import awaken, hear, make_batch
 
 from attune.data.batch import Batch
 from attune.model.likelihood import find_suppressed, score_hypotheses
@@ -16,7 +16,7 @@ from attune.model.whisper import Whisper
 def draw(whisper: Whisper, batch: Batch, rows: list[int], samples: int = 3, new: int = NEW) -> list[list[Hypothesis]]:
     """Hypotheses of some rows of a batch, seeded by row."""
     with torch.no_grad():
-        states = whisper.encode(batch.waveform)[rows]
+        states = hear(whisper, batch)[rows]
     prefixes = [batch.prefixes[row] for row in rows]
     return sample(whisper, states, prefixes, [new - 2 * row for row in rows], [7 + row for row in rows], samples)
 
@@ -60,7 +60,7 @@ def test_tokens_are_drawn_with_the_chances_that_are_computed(nano_like: Whisper,
     whisper, count = awaken(nano_like, 3), 4000
     batch = make_batch(whisper.tokens, 250, TEXTS[:1], LENGTHS_S[:1])
     with torch.no_grad():
-        states = whisper.encode(batch.waveform)
+        states = hear(whisper, batch)
         logits = whisper.project(whisper.decode(states, torch.tensor(batch.prefixes)))[0, -1]
         logits[[id for ids in find_suppressed(whisper) for id in ids]] = -torch.inf
         drawn = Counter(sample(whisper, states, batch.prefixes, [1], [11], count, temperature)[0])
@@ -89,7 +89,7 @@ def test_the_limit_cuts_off_and_the_end_does_not(any_whisper: Whisper, limit: in
     """At so low a temperature it writes nearly what it writes greedily, and that ends at different places."""
     writer, batch, _ = make_writer(any_whisper, 1, 250)
     with torch.no_grad():
-        states = writer.encode(batch.waveform)
+        states = hear(writer, batch)
     groups = sample(writer, states, batch.prefixes, [limit] * 5, range(5), 8, temperature=0.02)
     drawn = [hypothesis for group in groups for hypothesis in group]
     assert len(drawn) == 40
@@ -103,7 +103,7 @@ def test_the_limit_cuts_off_and_the_end_does_not(any_whisper: Whisper, limit: in
 def test_one_beam_is_greedy(any_whisper: Whisper, seed: int) -> None:
     writer, batch, written = make_writer(any_whisper, seed, 250)
     with torch.no_grad():
-        found = search(writer, writer.encode(batch.waveform), batch.prefixes, [NEW] * len(batch), 1)
+        found = search(writer, hear(writer, batch), batch.prefixes, [NEW] * len(batch), 1)
     assert [list(group[0].ids) for group in found] == written
     assert [group[0].ended for group in found] == [len(row) < NEW for row in written]
 
@@ -112,7 +112,7 @@ def test_one_beam_is_greedy(any_whisper: Whisper, seed: int) -> None:
 def test_beams_are_different_and_the_likeliest_comes_first(any_whisper: Whisper, seed: int) -> None:
     writer, batch, _ = make_writer(any_whisper, seed, 250)
     with torch.no_grad():
-        states = writer.encode(batch.waveform)
+        states = hear(writer, batch)
         found = search(writer, states, batch.prefixes, [6, 9, 9, 6, 9], 4)
         assert [len(group) for group in found] == [4] * 5
         assert all(len(set(group)) == 4 for group in found)
@@ -132,7 +132,7 @@ def test_a_wider_beam_finds_all_there_is(nano_like: Whisper) -> None:
     config.suppress_tokens = [id for id in range(len(whisper.tokens.tokenizer)) if id not in allowed]
     batch = make_batch(whisper.tokens, 250, TEXTS[:1], LENGTHS_S[:1])
     with torch.no_grad():
-        states = whisper.encode(batch.waveform)
+        states = hear(whisper, batch)
         found = search(whisper, states, batch.prefixes, [2], 9)[0]
         total = score_hypotheses(whisper, states.repeat(7, 1, 1), batch.prefixes * 7, found).of_rows.exp().sum()
     letters = [(5,), (6,)]

@@ -17,6 +17,7 @@ from attune.data.batch import Batch
 from attune.errors import InputError
 from attune.model import whisper as under_test
 from attune.model.save import save_whisper
+from attune.model.silence import spread_silence
 from attune.model.whisper import Whisper, encode, load_tokens, load_whisper
 from attune.text.tokens import IGNORED
 from attune.train.objective.cross_entropy import CrossEntropy
@@ -129,14 +130,16 @@ def test_dropout_and_layerdrop_are_drawn_as_by_transformers(nano_like: Whisper) 
 
 
 def test_a_window_of_its_own_length_for_any_row(nano_like: Whisper) -> None:
-    """Positions are cut, not scaled: a short window begins as the long one, before attention."""
+    """Ahead of attention, a short window is some positions of the long one: its sound, and silence up to the end."""
     whisper = awaken(nano_like, seed=4)
     whisper.network.model.encoder.layers = torch.nn.ModuleList()
     sound = torch.nn.functional.pad(make_sound(2.0, 1), (0, 28 * 16_000))
     with torch.no_grad():
         long, short = whisper.encode(sound[None]), whisper.encode(sound[None, : 250 * 320])
-    assert short.shape == (1, 250, 32)
-    torch.testing.assert_close(short[:, :249], long[:, :249], atol=1e-5, rtol=0)  # the last one meets the edge
+    assert short.shape == (1, 250, 32 + 1)
+    spread = spread_silence(sound[None, : 250 * 320])
+    torch.testing.assert_close(short[..., :32], long[:, spread.places[0]], atol=1e-5, rtol=0)
+    assert torch.equal(short[..., 32], spread.log_counts)
 
 
 def openai_model(network: WhisperForConditionalGeneration) -> torch.nn.Module:

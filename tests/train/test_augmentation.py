@@ -185,7 +185,7 @@ def test_validation_hears_what_was_recorded_and_a_resumed_run_what_it_would_have
     nano_like: Whisper, make_data: MakeData, tmp_path: Path
 ) -> None:
     def data() -> SpeechDataModule:
-        return make_data(nano_like.tokens, AudioContext(full_share=0.0), batch_window_s=20, seed=5, workers=0)
+        return make_data(nano_like.tokens, AudioContext(), batch_window_s=20, seed=5, workers=0)
 
     recorded = [batch.waveform for batch in data().val_dataloader()]
     whole, finished = run(nano_like, data(), tmp_path / "whole", standard(seed=5))

@@ -28,7 +28,7 @@ from attune.train.objective.distill import Distill
 from attune.train.trainer import make_trainer
 
 MakeData = Callable[..., SpeechDataModule]
-CONTEXT = AudioContext(full_share=0.0)
+CONTEXT = AudioContext()
 
 
 class Watched(CrossEntropy):

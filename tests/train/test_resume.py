@@ -71,7 +71,7 @@ def test_a_run_that_died_ends_as_if_it_had_not(
     nano_like: Whisper, make_data: Callable[..., SpeechDataModule], tmp_path: Path
 ) -> None:
     def data() -> SpeechDataModule:
-        return make_data(nano_like.tokens, AudioContext(full_share=0.2), batch_window_s=20, seed=5, workers=0)
+        return make_data(nano_like.tokens, AudioContext(), batch_window_s=20, seed=5, workers=0)
 
     whole, finished = run(nano_like, data(), tmp_path / "whole")
     dead, _ = run(nano_like, data(), tmp_path / "cut", death=DEATH)

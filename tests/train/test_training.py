@@ -63,7 +63,7 @@ MakeData = Callable[..., SpeechDataModule]
 
 @pytest.fixture
 def fresh_data(make_data: MakeData, nano_like: Whisper) -> Callable[[], SpeechDataModule]:
-    return lambda: make_data(nano_like.tokens, AudioContext(full_share=0.05), batch_window_s=20, seed=5, workers=0)
+    return lambda: make_data(nano_like.tokens, AudioContext(), batch_window_s=20, seed=5, workers=0)
 
 
 def test_a_seed_repeats_a_run(nano_like: Whisper, fresh_data: Callable[[], SpeechDataModule], tmp_path: Path) -> None:

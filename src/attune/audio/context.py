@@ -1,12 +1,13 @@
-"""How much of Whisper's 30 s window is used.
+"""How much of Whisper's 30 s window is computed.
 
 Whisper was pretrained on windows padded to 30 s (1500 encoder positions). A three-second clip then costs ten times its
 own length. A context says how many positions a batch really gets. It stands in this room, and not beside the model,
 because it is the collator that pads the waveform, to exactly `positions * 320` samples.
 
-Nothing is masked, on purpose: all windows of a batch have one length, which the utterance alone decides, so that no
-padding depends on the neighbours. What stands behind the audio is silence, which Whisper knows from its pretraining,
-and from which it hears that the utterance has ended (docs/speed.md).
+What stands behind the audio is silence, which Whisper knows from its pretraining, and from which it hears that the
+utterance has ended. In a window that was cut some of it stands for all of it up to 30 s, so that the model hears
+what it would hear there (model/silence.py). Nothing else is masked: all windows of a batch have one length, which the
+utterance alone decides, so that no padding depends on the neighbours.
 """
 
 import math
@@ -18,6 +19,7 @@ from typing import Protocol
 from attune.audio.waveform import POSITIONS_PER_S, WINDOW_POSITIONS, WINDOW_S
 from attune.errors import InputError
 
+LEAST_MARGIN = 8  # positions: with fewer the model hears otherwise than at 30 s
 ALONE = 1 / 3  # of the time in which windows grow, before they begin to
 
 
@@ -46,28 +48,37 @@ class FullContext:
 class AudioContext:
     """The audio plus a margin of silence, rounded up to a bucket.
 
-    positions = clamp(50 * duration_s + U[margin_min, margin_max], shortest, 1500). The margin is what lets the model
-    hear that the utterance has ended: an exact cut loses the last words. A share of the training utterances keeps the
-    whole window, so that the exported model still works where other programs pad to 30 s.
+    positions = clamp(50 * duration_s + U[margin_min, margin_max], shortest, 1500). The margin stands for all the
+    silence up to 30 s (model/silence.py): the more of it, the nearer it comes. docs/speed.md has how near.
 
     Args:
         margin_min, margin_max: encoder positions (50 a second) of silence after the audio; evaluation uses the middle.
         shortest: the smallest window, in positions.
-        full_share: the share of training utterances that keep all 1500 positions, in [0, 1]. On one device as many of
-            them make a step as of others (`TrainingBatches.in_parts`); else four, where thirty others do.
         bucket: windows are multiples of this many positions, so that few shapes occur.
+
+    Raises:
+        InputError: one of them is no such number.
     """
 
     margin_min: int = 32
-    margin_max: int = 128
+    margin_max: int = 64
     shortest: int = 150
-    full_share: float = 0.02
     bucket: int = 50
     name: str = "audio"
 
+    def __post_init__(self) -> None:
+        if not LEAST_MARGIN <= self.margin_min <= self.margin_max <= WINDOW_POSITIONS:
+            raise InputError(
+                f"context.margin_min={self.margin_min} and context.margin_max={self.margin_max}: accepted are "
+                f"{LEAST_MARGIN} <= margin_min <= margin_max <= {WINDOW_POSITIONS} positions, of 20 ms."
+            )
+        for key in ("shortest", "bucket"):
+            if not 1 <= getattr(self, key) <= WINDOW_POSITIONS:
+                raise InputError(
+                    f"context.{key}={getattr(self, key)}: accepted are 1 to {WINDOW_POSITIONS} positions, of 20 ms."
+                )
+
     def positions(self, duration_s: float, rng: random.Random | None) -> int:
-        if rng is not None and rng.random() < self.full_share:
-            return WINDOW_POSITIONS
         low, high = self.margin_min, self.margin_max
         margin = (low + high) / 2 if rng is None else rng.uniform(low, high)
         wanted = max(self.shortest, POSITIONS_PER_S * duration_s + margin)
@@ -80,8 +91,8 @@ class PackedContext(AudioContext):
 
     A window is filled with utterances of one language and task, of one speaker where speakers are known, and its
     transcript is theirs, one after another. It is cut to its audio like any other window (`AudioContext`): a speaker
-    with few utterances costs no silence. A share of the training utterances stands alone at `AudioContext`'s lengths,
-    because it is alone, and in short windows, that utterances are decoded and scored.
+    with few utterances costs no silence. A share of the training utterances stands alone, because it is alone that
+    utterances are decoded and scored.
 
     Windows grow: a run begins with single utterances and adds more to a window up to 30 s (a curriculum: Bengio et al.
     2009, Curriculum Learning). A model that cannot follow a long window yet learns nothing from one; what it learnt in
@@ -104,6 +115,7 @@ class PackedContext(AudioContext):
     name: str = "packed"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.single_share <= 1 or not 0 <= self.gap_s <= 5:
             raise InputError(
                 f"context.single_share={self.single_share:g} and context.gap_s={self.gap_s:g}: accepted are a share in "

@@ -54,7 +54,6 @@ class Batch:
         lengths: of each utterance before padding, in samples; examples in context, which stand before it, not counted.
         decoder_input_ids, labels: padded to the longest of the batch, labels with IGNORED.
         packed: how many utterances each window holds; empty: one each.
-        parts: in how many a step takes it; more than one where windows of 30 s count for their sound alone.
         states: stored encoder states (bfloat16) in place of sound. The waveform is then on the device `meta`: it has a
             shape and nothing to listen to, so that whoever tries fails at once.
         rejected_input_ids, rejected_labels: the same of worse transcripts, all IGNORED for an utterance that has none;
@@ -74,7 +73,6 @@ class Batch:
     languages: list[str]
     speakers: list[str | None]
     packed: list[int] = field(default_factory=list)
-    parts: int = 1
     states: Float[Tensor, "batch position width"] | None = None
     rejected_input_ids: Int[Tensor, "batch other_token"] | None = None
     rejected_labels: Int[Tensor, "batch other_token"] | None = None
@@ -130,15 +128,15 @@ class Batch:
 
     def select(self, rows: slice) -> Self:
         """Some of the rows; tensors are views."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "parts"}
-        return replace(self, parts=1, **{name: value[rows] for name, value in values.items() if value is not None})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value[rows] for name, value in values.items() if value is not None})
 
 
-def collate(examples: Sequence[Example], padding_id: int, batch_positions: int | None = None) -> Batch:
+def collate(examples: Sequence[Example], padding_id: int) -> Batch:
     """Pad the waveforms to their window and the token sequences to the longest.
 
     `padding_id` fills decoder_input_ids behind the end; its labels are IGNORED, by length and not by id, because
-    Whisper's padding token is its end-of-text token. A batch of more than `batch_positions` is taken in parts.
+    Whisper's padding token is its end-of-text token.
     """
     positions = max(example.positions for example in examples)
     samples = positions * SAMPLES_PER_POSITION
@@ -155,15 +153,9 @@ def collate(examples: Sequence[Example], padding_id: int, batch_positions: int |
         languages=[example.language for example in examples],
         speakers=[example.speaker for example in examples],
         packed=packed if max(packed) > 1 else [],
-        parts=1 if batch_positions is None else count_parts(len(examples), positions, batch_positions),
         states=torch.stack(states) if states else None,
         **pad_rejected([example.rejected for example in examples], padding_id),
     )
-
-
-def count_parts(windows: int, positions: int, batch_positions: int) -> int:
-    """In how many parts so many windows are taken, each of at most so many positions or of one window."""
-    return -(-windows // max(1, batch_positions // positions))
 
 
 def pad_rejected(sequences: Sequence[Sequence448 | None], padding_id: int) -> dict[str, Int[Tensor, "batch token"]]:

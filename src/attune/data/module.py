@@ -126,7 +126,6 @@ class SpeechDataModule(L.LightningDataModule):
         self.rejections: list[Rejection] = []
         self.rank, self.ranks = rank, ranks
         self.late = LateRows()
-        self.in_parts = False  # whether steps take batches in parts, where those ask for it (train/recovery.py)
         self.batches_taken = 0  # by each process
         self.stream: RowStream | None = None  # training utterances that are kept nowhere (data.streaming=shards)
         self.streamed: StreamLoader | None = None
@@ -208,7 +207,7 @@ class SpeechDataModule(L.LightningDataModule):
         places = read_places(self.stream_state, self.workers) if self.stream_state else {}
         batches = StreamedBatches(
             source, self.tokens, self.context, self.batch_positions, self.seed, self.rank, self.ranks, places,
-            self.batches_taken, self.in_parts,
+            self.batches_taken,
         )  # fmt: skip
         self.streamed = StreamLoader(batches, self.workers, self.max_rejected)
         return self.streamed
@@ -230,7 +229,6 @@ class SpeechDataModule(L.LightningDataModule):
             rank=self.rank,
             ranks=self.ranks,
             total=trainer.max_steps * trainer.accumulate_grad_batches * self.ranks if trainer else None,
-            in_parts=self.in_parts,
         )
         batches.first_batch = self.batches_taken
         return batches
@@ -290,7 +288,7 @@ class SpeechDataModule(L.LightningDataModule):
         return EnduringLoader(
             Utterances(dataset, self.tokens, self.in_context, shown, packed, stored, prompts, max_late),
             batches,
-            partial(collate, padding_id=self.tokens.end_of_text, batch_positions=self.batch_positions),
+            partial(collate, padding_id=self.tokens.end_of_text),
             self.workers,
             repeats,
             None if max_late is None else self.note_late,

@@ -24,22 +24,16 @@ class Draw:
         positions: encoder positions that the window has this time.
         more: indices of the utterances behind it in the same window (context=packed).
         number: the pass that it is taken in; with cache=encoder, which of the stored draws it is.
-        cost: positions that it counts for in its batch, where those are not the window's; 0: they are.
     """
 
     index: int
     positions: int
     more: tuple[int, ...] = ()
     number: int = 0
-    cost: int = 0
 
 
 class TrainingBatches:
     """An endless stream of batches, each of windows of one length and of at most `batch_positions` in all.
-
-    An utterance that keeps the whole window where others are cut (`AudioContext.full_share`) counts for its sound,
-    where batches may be taken in parts: every step then learns from as much speech. Counted by their windows, 2 % of
-    the utterances were a tenth of the steps, each of four utterances that moved the weights as far as thirty.
 
     Each pass over the utterances draws every window anew, groups windows of equal length and shuffles the batches
     across lengths. The stream depends on the seed and on how many batches were taken, and where packed windows grow on
@@ -58,7 +52,6 @@ class TrainingBatches:
         draws: the windows of pass n are those of draw n % draws, the same in every run; None draws them anew.
         rank, ranks: of several processes each takes every `ranks`-th batch of the one stream.
         total: batches of the whole run, by all processes, along which packed windows grow; None: they are grown.
-        in_parts: whether a step may take a batch in parts, none of which has more than `batch_positions`.
     """
 
     def __init__(
@@ -75,13 +68,12 @@ class TrainingBatches:
         rank: int = 0,
         ranks: int = 1,
         total: int | None = None,
-        in_parts: bool = False,
     ):
         self.weights = weights
         self.shares, self.draws = shares, draws
         self.packed = context if isinstance(context, PackedContext) and shares else None
         self.rank, self.ranks = rank, ranks
-        self.total, self.in_parts = total, in_parts
+        self.total = total
         self.durations_s = [*durations_s, *replay_durations_s]
         self.own = len(durations_s)
         self.replayed_a_pass = self.own * replay / (1 - replay)  # a mean: no pass takes part of an utterance
@@ -145,10 +137,8 @@ class TrainingBatches:
         if self.packed is not None:
             seconds = self.packed.total_s([self.durations_s[index] for index in window])
         if self.draws is not None:
-            draw = draw_again(first, seconds, self.context, number % self.draws)
-        else:
-            draw = Draw(first, self.context.positions(seconds, rng), more, number)
-        return count_sound(draw, seconds, self.context) if self.in_parts else draw
+            return draw_again(first, seconds, self.context, number % self.draws)
+        return Draw(first, self.context.positions(seconds, rng), more, number)
 
     def _replay(self, number: int) -> list[int]:
         """What pass `number` replays: its stretch of an endless walk, shuffled anew whenever all have been heard."""
@@ -163,11 +153,6 @@ class TrainingBatches:
         order = list(range(self.own, len(self.durations_s)))
         random.Random(f"{self.seed} replay {round_}").shuffle(order)
         return order
-
-
-def count_sound(draw: Draw, seconds: float, context: Context) -> Draw:
-    """The same, counted for its sound if it has the whole window."""
-    return replace(draw, cost=context.positions(seconds, None)) if draw.positions == WINDOW_POSITIONS else draw
 
 
 def fill_up(draws: Sequence[Draw], batch_positions: int) -> list[Draw]:
@@ -229,11 +214,10 @@ def _fill(draws: Sequence[Draw], batch_positions: int) -> Iterator[list[Draw]]:
     batch: list[Draw] = []
     free = batch_positions
     for draw in draws:
-        cost = draw.cost or draw.positions
-        if batch and cost > free:
+        if batch and draw.positions > free:
             yield batch
             batch, free = [], batch_positions
         batch.append(draw)
-        free -= cost
+        free -= draw.positions
     if batch:
         yield batch

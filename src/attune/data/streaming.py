@@ -25,7 +25,7 @@ from attune.audio.waveform import SAMPLES_PER_POSITION, WINDOW_S, AudioError, co
 from attune.data.batch import Batch, Example, collate
 from attune.data.corpora.schema import RowStream
 from attune.data.findings import Rejection
-from attune.data.sampling import Draw, count_sound, fill_up, group
+from attune.data.sampling import Draw, fill_up, group
 from attune.data.utterances import Utterances
 from attune.errors import InputError
 from attune.text.tokens import Tokens
@@ -71,7 +71,6 @@ class StreamedBatches(IterableDataset[Given]):
         rank, ranks: this process among those of the run.
         places: role -> where it goes on.
         taken: batches that the process was given before: the worker that comes next is the first again.
-        in_parts: as of `TrainingBatches`.
     """
 
     source: RowStream
@@ -83,7 +82,6 @@ class StreamedBatches(IterableDataset[Given]):
     ranks: int = 1
     places: Mapping[int, Place] = field(default_factory=dict)
     taken: int = 0
-    in_parts: bool = False
 
     def __iter__(self) -> Iterator[Given]:
         info = get_worker_info()
@@ -92,7 +90,7 @@ class StreamedBatches(IterableDataset[Given]):
         rejected: list[Rejection] = []
         part, parts = self.rank * workers + role, self.ranks * workers
         for place, examples in self._run(part, parts, self.places.get(role, Place()), rejected.append):
-            batch = collate(examples, self.tokens.end_of_text, self.batch_positions)
+            batch = collate(examples, self.tokens.end_of_text)
             yield Given(batch, role, place, tuple(rejected))
             rejected.clear()
 
@@ -136,9 +134,7 @@ class StreamedBatches(IterableDataset[Given]):
         draws = []
         for index, row in enumerate(rows):
             try:
-                seconds = measure_seconds(row)
-                draw = Draw(index, self.context.positions(seconds, rng))
-                draws.append(count_sound(draw, seconds, self.context) if self.in_parts else draw)
+                draws.append(Draw(index, self.context.positions(measure_seconds(row), rng)))
             except AudioError as error:
                 reject(_name(row, error))
         batches = group(fill_up(draws, self.batch_positions), self.batch_positions)

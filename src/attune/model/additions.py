@@ -111,6 +111,10 @@ class CtcHead(nn.Linear):
         super().__init__(width, text_tokens + 1)
         self.writes = writes
 
+    def forward(self, input: Tensor) -> Tensor:
+        """Of states that tell more behind their width (attune/model/silence.py) it takes the width."""
+        return super().forward(input[..., : self.in_features])
+
 
 class RewardHead(nn.Linear):
     """A decoder's state -> what a transcript that ends there is worth; 0 for every transcript before it has learnt."""

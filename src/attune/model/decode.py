@@ -14,6 +14,7 @@ from attune.model.additions import read_ctc
 from attune.model.bias import TermBias
 from attune.model.finetune.ctc import count_positions, find_writer
 from attune.model.lean import lean
+from attune.model.silence import split_states
 from attune.model.whisper import Whisper, narrow
 from attune.text.tokens import Tokens
 
@@ -108,7 +109,8 @@ class _Run:
         bias: TermBias | None = None,
     ):
         self.whisper = whisper
-        self.states = narrow(states)
+        self.states, silence = split_states(narrow(states), whisper.network.config.d_model)
+        self.silence = states.new_zeros(len(states), 0) if silence is None else silence
         self.found: list[list[int]] = [[] for _ in prefixes]
         self.rows = torch.arange(len(prefixes), device=states.device)
         longest = max(map(len, prefixes))
@@ -151,6 +153,7 @@ class _Run:
             attention_mask=self.attention_mask if self.is_padded else None,  # None is the faster kernel
             position_ids=self.positions,
             encoder_hidden_states=self.states,
+            silence=self.silence if self.silence.shape[1] else None,
             use_cache=True,
             **{CACHE: self.cache},
         )
@@ -190,7 +193,7 @@ class _Run:
             self._drop(self.alive.nonzero()[:, 0])
 
     def _drop(self, kept: Int[Tensor, "kept"]) -> None:
-        names = ("rows", "states", "limits", "inputs", "positions", "attention_mask", "alive", "terms")
+        names = ("rows", "states", "silence", "limits", "inputs", "positions", "attention_mask", "alive", "terms")
         for name in names:
             setattr(self, name, getattr(self, name)[kept])
         if self.cache is not None:

@@ -66,10 +66,13 @@ def attend(
     **others: Any,
 ) -> tuple[Float[Tensor, "batch query head width"], None]:
     """Attention as transformers asks for it: of few queries that see all keys by two products, else torch's own."""
-    sees_all = attention_mask is None and (query.shape[2] == 1 or not getattr(module, "is_causal", False))
+    is_added = attention_mask is not None and attention_mask.is_floating_point()  # of silence: for all queries alike
+    sees_all = (attention_mask is None or is_added) and (query.shape[2] == 1 or not getattr(module, "is_causal", False))
     if not sees_all or query.shape[2] > FEW or torch.is_grad_enabled():
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)
     scores = query * (query.shape[3] ** -0.5 if scaling is None else scaling) @ key.transpose(2, 3)
+    if attention_mask is not None:
+        scores = scores + attention_mask
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
     return (weights @ value).transpose(1, 2).contiguous(), None
 

@@ -16,9 +16,11 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 from transformers.utils.hub import cached_file
 
 from attune.audio.log_mel import LogMel
+from attune.audio.waveform import SAMPLES_PER_POSITION, WINDOW_POSITIONS
 from attune.errors import InputError
 from attune.model.additions import WEIGHTS, load_additions
-from attune.model.attention import lighten_attention
+from attune.model.attention import change_attention
+from attune.model.silence import Spread, split_states, spread_silence
 from attune.text.tokens import Tokens
 
 FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer.json or vocab.json")
@@ -42,20 +44,25 @@ class Whisper(nn.Module):
         self.tokens = tokens
         self.log_mel = LogMel(network.config.num_mel_bins)
         self._recalled: tuple[Tensor, Tensor] | None = None
-        lighten_attention(network)
+        change_attention(network)
         layer: Any
         for layer in (*network.model.encoder.layers, *network.model.decoder.layers):
             layer.self_attn_layer_norm.register_forward_hook(_narrow_output)
 
-    def encode(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch position width"]:
-        """Waveforms of positions * 320 samples -> encoder states. At 1500 of them, as transformers' bit for bit."""
+    def encode(self, waveform: Float[Tensor, "batch sample"]) -> Float[Tensor, "batch position told"]:
+        """Waveforms of positions * 320 samples -> encoder states. At 1500 of them, as transformers' bit for bit.
+
+        States of a shorter window have one number more behind their width: the logarithm of how many positions of 30 s
+        each stands for, which attention to them needs (model/silence.py). So it goes wherever they go.
+        """
         if self._recalled is not None and waveform is self._recalled[0]:
             return self._recalled[1]
-        return encode(self.network, self.log_mel(waveform))
+        is_whole = waveform.shape[1] == WINDOW_POSITIONS * SAMPLES_PER_POSITION
+        return encode(self.network, self.log_mel(waveform), None if is_whole else spread_silence(waveform))
 
     @contextmanager
     def recalling(
-        self, waveform: Float[Tensor, "batch sample"], states: Float[Tensor, "batch position width"] | None
+        self, waveform: Float[Tensor, "batch sample"], states: Float[Tensor, "batch position told"] | None
     ) -> Iterator[None]:
         """For as long as the context lasts, `encode` of this very waveform answers with states that were stored; None
         stores nothing. Any other waveform is encoded."""
@@ -66,11 +73,12 @@ class Whisper(nn.Module):
             self._recalled = None
 
     def decode(
-        self, states: Float[Tensor, "batch position width"], decoder_input_ids: Int[Tensor, "batch token"]
+        self, states: Float[Tensor, "batch position told"], decoder_input_ids: Int[Tensor, "batch token"]
     ) -> Float[Tensor, "batch token width"]:
         """Teacher-forced decoder states; `project` makes logits of the positions that are needed."""
+        heard, silence = split_states(narrow(states), self.network.config.d_model)
         return self.network.model.decoder(
-            input_ids=decoder_input_ids, encoder_hidden_states=narrow(states), use_cache=False
+            input_ids=decoder_input_ids, encoder_hidden_states=heard, silence=silence, use_cache=False
         ).last_hidden_state
 
     def project(self, hidden: Float[Tensor, "*position width"]) -> Float[Tensor, "*position vocabulary"]:
@@ -100,23 +108,28 @@ def _narrow_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
 
 
 def encode(
-    network: WhisperForConditionalGeneration, log_mel: Float[Tensor, "batch mel frame"]
-) -> Float[Tensor, "batch position width"]:
+    network: WhisperForConditionalGeneration, log_mel: Float[Tensor, "batch mel frame"], spread: Spread | None = None
+) -> Float[Tensor, "batch position told"]:
     """transformers' Whisper encoder without its demand for 3000 frames: position = frame / 2 <= 1500.
 
-    The positional embedding is cut to the window. A Whisper that was not trained at short windows hears badly in them.
+    Args:
+        spread: where the positions stand in 30 s and, for that is told behind the states, how many each stands for;
+            None: the positional embedding is cut to the window.
     """
     encoder = network.model.encoder
     hidden = nn.functional.gelu(encoder.conv1(log_mel))
     hidden = nn.functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
-    hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+    places = slice(hidden.shape[1]) if spread is None else spread.places
+    hidden = hidden + encoder.embed_positions.weight[places]
     hidden = nn.functional.dropout(hidden, p=encoder.dropout, training=encoder.training)
     # Every sum that follows has the strides of this one: left in columns, each norm would copy what it is given.
     hidden = hidden.contiguous()
+    mask = None if spread is None else narrow(spread.log_counts)[:, None, None]
     for layer in encoder.layers:
         if not _is_dropped(encoder):
-            hidden = layer(hidden, None)
-    return encoder.layer_norm(hidden)
+            hidden = layer(hidden, mask)
+    states = encoder.layer_norm(hidden)
+    return states if spread is None else torch.cat([states, spread.log_counts[..., None].to(states.dtype)], dim=-1)
 
 
 def _is_dropped(encoder: nn.Module) -> bool:

@@ -237,10 +237,9 @@ def measure_loads(data: SpeechDataModule) -> list[Load]:
     loads, batches = [], data.training_batches()
     batches.total = None
     for batch in islice(batches, LOOKED_AT):
-        part = batch[: max(1, data.batch_positions // batch[0].positions)]  # all, unless it is taken in parts
-        lengths = [_count_tokens(data, [rows[i] for i in (draw.index, *draw.more)]) for draw in part]
+        lengths = [_count_tokens(data, [rows[i] for i in (draw.index, *draw.more)]) for draw in batch]
         tokens, supervised = (list(column) for column in zip(*lengths, strict=True))
-        loads.append(Load(len(part), batch[0].positions, max(tokens), sum(supervised)))
+        loads.append(Load(len(batch), batch[0].positions, max(tokens), sum(supervised)))
     return loads
 
 

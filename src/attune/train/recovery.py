@@ -15,8 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Recovery:
-    """Learns from one micro-batch after another, each in the parts that it asks for (`Batch.parts`), or in more where
-    those do not fit.
+    """Learns from one micro-batch after another, whole or, where that does not fit, in parts.
 
     When a part does not fit, the gradients of the accumulation window are of no use: some parameters have the part's,
     others have not. They are cleared, and the window's micro-batches are taken again from its first, each in twice as
@@ -54,7 +53,7 @@ class Recovery:
     def _take(self, batches: Sequence[Batch], step: Callable[[Batch], None]) -> RuntimeError | None:
         try:
             for batch in batches:
-                for part in batch.cut(self.parts * batch.parts):
+                for part in batch.cut(self.parts):
                     step(part)
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -63,7 +62,7 @@ class Recovery:
         return None
 
     def _halve(self, error: RuntimeError) -> None:
-        largest = max(-(-len(batch) // batch.parts) for batch in self.window)
+        largest = max(map(len, self.window))
         if self.parts >= largest:
             error.add_note(
                 "attune: a single utterance does not fit. See `attune plan` for what does: context=audio, "

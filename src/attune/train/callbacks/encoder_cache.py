@@ -24,10 +24,13 @@ from attune.data.sampling import Draw
 from attune.data.states import BYTES, ShardWriter, StoredStates, hold, key_of, make_room
 from attune.data.utterances import Stored
 from attune.errors import InputError
+from attune.model.silence import Spread, spread_silence
 from attune.model.whisper import Whisper, encode
 from attune.train.augmentation import Augmentation
 from attune.train.module import WhisperModule
 from attune.train.objective.penalty import Penalty
+
+FORMAT = b"states and log counts"  # of what is stored: changed, earlier runs' states are another encoder's
 
 
 class EncoderCache(Callback):
@@ -60,7 +63,7 @@ class EncoderCache(Callback):
         data, module = trainer.datamodule, pl_module  # type: ignore[attr-defined]
         assert isinstance(data, SpeechDataModule) and isinstance(module, WhisperModule)
         network = module.whisper.network
-        store = StoredStates(self.root / hash_weights(network.model.encoder), network.config.d_model)
+        store = StoredStates(self.root / hash_weights(network.model.encoder), network.config.d_model + 1)
         self._held = hold(store.folder)
         windows = [data.fixed_windows(number) for number in range(self.draws)]
         keys = name_windows(data, windows, module.augmentation)
@@ -109,8 +112,8 @@ def compute_states(
     loader, batches = data.windows_dataloader(draws)
     for batch, drawn in zip(loader, batches, strict=True):
         named = [keys[draw.number][draw.index] for draw in drawn]
-        log_mel, lengths = hear(module.augmentation, whisper, batch.to(module.device), named)
-        states = encode(whisper.network, log_mel)
+        log_mel, spread, lengths = hear(module.augmentation, whisper, batch.to(module.device), named)
+        states = encode(whisper.network, log_mel, spread)
         for key, state, samples in zip(named, states, lengths.tolist(), strict=True):
             writer.write(key, state, samples)
     encoder.train(was_training)
@@ -118,22 +121,24 @@ def compute_states(
 
 def hear(
     augmentation: Augmentation, whisper: Whisper, batch: Batch, keys: Sequence[str]
-) -> tuple[Float[Tensor, "batch mel frame"], Int[Tensor, "batch"]]:
-    """Log-mels, and lengths in samples, each utterance augmented by itself: what it hears depends on its key alone."""
+) -> tuple[Float[Tensor, "batch mel frame"], Spread, Int[Tensor, "batch"]]:
+    """Log-mels, where their silence stands, and lengths in samples, each utterance augmented by itself: what it hears
+    depends on its key alone."""
     if not augmentation.sound:
-        return whisper.log_mel(batch.waveform), batch.lengths
-    log_mels, lengths = [], []
+        return whisper.log_mel(batch.waveform), spread_silence(batch.waveform), batch.lengths
+    log_mels, spreads, lengths = [], [], []
     for row, key in enumerate(keys):
         seed = random.Random(f"augment {key}").randrange(2**62)
         with augmentation.hear_drawn(whisper, batch.select(slice(row, row + 1)), seed) as heard:
             log_mels.append(whisper.log_mel(heard.waveform))
+            spreads.append(spread_silence(heard.waveform))
             lengths.append(heard.lengths)
-    return torch.cat(log_mels), torch.cat(lengths)
+    return torch.cat(log_mels), Spread(*map(torch.cat, zip(*spreads, strict=True))), torch.cat(lengths)
 
 
 def hash_weights(module: nn.Module) -> str:
     """The same for the same weights, wherever they lie; names, types and shapes count."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(FORMAT, digest_size=16)
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
