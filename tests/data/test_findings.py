@@ -60,6 +60,26 @@ def test_a_rule_finds_its_row_and_no_other(rule: str, nano_tokens: Tokens) -> No
     assert {id for _, id in found} == {"row 40"}
 
 
+def test_characters_are_words_where_a_language_has_no_spaces(nano_tokens: Tokens) -> None:
+    """As WER counts them, so that a comma makes no sentence another one."""
+    learnt = make_row(40, text="你好，世界！", language="zh")
+    found = audit(nano_tokens, [learnt], test=[make_row(41, text="你好世界", language="zh")])
+    assert found.shared["test"].ids == {"row 41"}
+    assert found.texts["test"].words == dict.fromkeys("你好世界", 1)
+    assert list(found.texts["test"].spoken_words) == list(found.texts["test"].spoken) == [4]
+    again = audit(nano_tokens, [learnt, make_row(42, text="你好世界", language="zh")])
+    assert [each.reason for each in again.findings.of("duplicate_text")] == ["'你好世界' stands above"]
+
+
+def test_rows_that_are_set_aside_count_nowhere(nano_tokens: Tokens) -> None:
+    silent = make_row(40, text="Some qux is here.", audio=torch.zeros(16_000), speaker="anna")
+    found = audit(nano_tokens, [silent], test=[make_row(41, text="A qux.", speaker="anna"), silent])
+    train, test = found.texts["train"], found.texts["test"]
+    assert train.words["some"] == CLEAN and "qux" not in train.words and "q" not in train.letters
+    assert not train.speakers and test.speakers == {"anna": 1} and test.words == {"a": 1, "qux": 1}
+    assert found.shared["test"].speakers == ()  # nobody learns from her
+
+
 def test_a_clean_corpus_has_no_finding(nano_tokens: Tokens) -> None:
     found = audit(nano_tokens, [])
     assert not found.findings.kept and not found.rejections and len(found.splits["train"]) == CLEAN

@@ -35,7 +35,7 @@ class Audit:
     Args:
         splits: what can be used, with `duration_s` filled in.
         rejections: what cannot.
-        texts, sounds: of every split, the unusable rows among them.
+        texts, sounds: of every split; what is told of each row has the unusable ones among them, what is counted has not.
         shared: scored split -> what it has in common with what is learnt.
         not_compared: scored recordings of which only exact copies were looked for.
     """
@@ -77,7 +77,7 @@ def audit_corpus(
     hear_corpus(splits, found, max_rejected, listen_up_to)
     for split, dataset in splits.items():
         sounds = found.sounds[split]
-        found.texts[split].leave_out(sounds.usable)
+        found.texts[split].leave_out(dataset, sounds.usable)
         durations_s = np.where(sounds.usable, sounds.duration_s, 0)
         judge_pace(split, dataset, found.texts[split], durations_s, found.findings)
         _compare_within(split, dataset, found.sounds[split], found.findings)

@@ -34,7 +34,8 @@ class SplitTexts:
     Args:
         spoken, spoken_words: of each row how many characters and words it has, normalised.
         hashes: of each row's normalised text. sentences: all of them, but for those without a word.
-        words, letters: how often each; letters as written.
+        words, letters: how often each; letters as written. Where a language is written without spaces, each character
+            is a word, as for WER.
         speakers: who, and in how many utterances.
     """
 
@@ -46,10 +47,17 @@ class SplitTexts:
     letters: Counter[str] = field(default_factory=Counter)
     speakers: Counter[str] = field(default_factory=Counter)
 
-    def leave_out(self, usable: Bool[np.ndarray, "row"]) -> None:
-        """Take the sentences of rows that cannot be used out of `sentences`."""
-        if not usable.all():
-            self.sentences &= {said for said, is_usable in zip(self.hashes, usable, strict=True) if is_usable}
+    def leave_out(self, dataset: Dataset, usable: Bool[np.ndarray, "row"]) -> None:
+        """Take what rows that cannot be used say, and who says it, out of sentences, words, letters and speakers."""
+        if usable.all():
+            return
+        self.sentences &= {said for said, is_usable in zip(self.hashes, usable, strict=True) if is_usable}
+        for row in iterate(dataset.select(np.flatnonzero(~usable)), TEXT_COLUMNS):
+            self.words.subtract(normalise(row["text"], row["language"]).split())
+            self.letters.subtract(row["text"])
+            self.speakers.subtract([row["speaker"]] * (row["speaker"] is not None))
+        # Without those that nobody is left to say.
+        self.words, self.letters, self.speakers = +self.words, +self.letters, +self.speakers
 
     @property
     def rare(self) -> list[str]:
@@ -60,7 +68,7 @@ def read_texts(split: str, dataset: Dataset, tokens: Tokens, findings: Findings)
     """Go once over a split's texts."""
     texts, spelling = SplitTexts(), Spelling(tokens)
     for row in iterate(dataset, TEXT_COLUMNS):
-        written, words = row["text"], normalise(row["text"])
+        written, words = row["text"], normalise(row["text"], row["language"])
         said = characters(words, row["language"])
         texts.spoken.append(len(said))
         texts.spoken_words.append(len(words.split()))
@@ -70,7 +78,7 @@ def read_texts(split: str, dataset: Dataset, tokens: Tokens, findings: Findings)
             texts.speakers[row["speaker"]] += 1
         texts.hashes.append(hash(words))
         if hash(words) in texts.sentences:
-            findings.add("duplicate_text", split, row, f"{words[:60]!r} stands above")
+            findings.add("duplicate_text", split, row, f"{said[:60]!r} stands above")
         elif words:
             texts.sentences.add(hash(words))
         _judge(split, row, words, spelling, findings)
