@@ -59,6 +59,11 @@ def test_of_each_speaker_or_label() -> None:
     assert Counter(TEXTS[i].lower().strip(".!") for i in draw(2, "label")) == {"stop": 2, "go": 2, "wait": 1}
 
 
+def test_a_label_is_what_is_compared_as_for_wer() -> None:
+    rows = [{**make_train()[0], "text": text, "language": "zh"} for text in ("你好，世界！", "你好世界", "今天天气很好。")]
+    assert len(FewShot(1, "label").draw(build_dataset(rows))[0]) == 2
+
+
 def test_the_corpus_keeps_its_order_and_all_is_all() -> None:
     assert draw(4) == sorted(draw(4))
     assert draw(None) == list(range(6))

@@ -56,6 +56,12 @@ def test_repetition_end_and_length() -> None:
     )
 
 
+def test_without_spaces_a_word_is_a_character_and_no_comma_is_one() -> None:
+    loop = "我们去我们去我们去"  # 7 triples, of which 3 are different
+    assert score_no_repeat(candidate(loop, "我们去", language="zh")) == pytest.approx(-4 / 7)
+    assert score_length(candidate("你好，世界", "你好世界", language="zh")) == 0.0
+
+
 def test_term_recall() -> None:
     recall = make_term_recall(take_terms(["Xeljanz", "left lung"]))
     reference = "The left lung, then Xeljanz and Xeljanz again."

@@ -308,7 +308,7 @@ def test_the_new_model_is_offered_and_asked(
 def test_what_is_left_out_is_told(
     model: Path, tmp_path: Path, serve: Callable[[Path], Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attune.use.candidates.choose_two", lambda likeliest, drawn: None)
+    monkeypatch.setattr("attune.use.candidates.choose_two", lambda likeliest, drawn, language: None)
     session = Session(tmp_path / "new", Wanted(str(model), WORDS, limit=2, samples=1))
     session.drawing.join()
     state = session.describe("anna")
@@ -321,6 +321,7 @@ def test_two_texts_differ() -> None:
     assert choose_two("One two.", ["One two. ", "one two"]) == ("One two.", "one two")
     assert choose_two("One two.", ["One  two.", " One\rtwo."]) is None
     assert choose_two("", ["", "you"]) == ("", "you")
+    assert choose_two("你好，世界", ["你好世界", "你好世间"], "zh") == ("你好，世界", "你好世间")
 
 
 def test_differences_are_marked() -> None:

@@ -56,7 +56,7 @@ class FewShot:
 
     def _group(self, train: Dataset) -> list[str]:
         if self.per == "label":
-            return [normalise(text) for text in train["text"]]
+            return [*map(normalise, train["text"], train["language"])]
         if self.per == "speaker":
             return list_speakers(train, "data.shots_per")
         return ["all"] * len(train)

@@ -67,14 +67,14 @@ def draw_candidates(
         batch = batch.to(device)
         states = whisper.encode(batch.waveform)
         likeliest = attempts.find(whisper, states, batch, 1).texts[0]
-        yield batch.ids[0], choose_two(likeliest, attempts.draw(whisper, states, batch).texts)
+        yield batch.ids[0], choose_two(likeliest, attempts.draw(whisper, states, batch).texts, batch.languages[0])
 
 
-def choose_two(likeliest: str, drawn: Sequence[str]) -> tuple[str, str] | None:
+def choose_two(likeliest: str, drawn: Sequence[str], language: str | None = None) -> tuple[str, str] | None:
     """The likeliest transcript, and the first drawn one that has other words; if none has, one that is written
     otherwise: people may care for capitals and commas too. White space is no difference."""
     first, *others = (" ".join(text.split()) for text in (likeliest, *drawn))
-    spoken = (text for text in others if normalise(text) != normalise(first))
+    spoken = (text for text in others if normalise(text, language) != normalise(first, language))
     second = next(spoken, None) or next((text for text in others if text != first), None)
     return None if second is None else (first, second)
 

@@ -61,8 +61,11 @@ def score_cer(candidate: Candidate) -> float:
 
 
 def score_no_repeat(candidate: Candidate) -> float:
-    """In [-1, 0]: minus the share of word triples that stood in the text before, beyond the reference's own share."""
-    return min(0.0, count_repeats(normalise(candidate.reference)) - count_repeats(normalise(candidate.hypothesis)))
+    """In [-1, 0]: minus the share of word triples that stood in the text before, beyond the reference's own share. Of
+    characters, where a language is written without spaces."""
+    texts = (candidate.reference, candidate.hypothesis)
+    said, heard = (count_repeats(normalise(text, candidate.language)) for text in texts)
+    return min(0.0, said - heard)
 
 
 def score_ended(candidate: Candidate) -> float:
@@ -72,8 +75,9 @@ def score_ended(candidate: Candidate) -> float:
 
 def score_length(candidate: Candidate) -> float:
     """-|log(length / reference's length)|, in characters and each one more, so that empty texts have a length."""
-    hypothesis, reference = len(normalise(candidate.hypothesis)), len(normalise(candidate.reference))
-    return -abs(math.log((hypothesis + 1) / (reference + 1)))
+    texts = (candidate.hypothesis, candidate.reference)
+    heard, said = (len(characters(normalise(text), candidate.language)) for text in texts)
+    return -abs(math.log((heard + 1) / (said + 1)))
 
 
 def make_term_recall(terms: Sequence[Term]) -> Reward:
