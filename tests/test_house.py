@@ -11,7 +11,7 @@ HOUSE = """
 errors
 audio.waveform audio.tape audio.pauses audio.fingerprint audio.log_mel audio.context audio.phonemes audio.speech
 audio.acoustics audio.recordings audio.augment audio.spec_augment
-text.cells text.normalise text.sentences text.tokenizer text.tokens text.words
+text.cells text.counted text.normalise text.sentences text.tokenizer text.tokens text.words
 text.vocabulary text.finder text.trie
 data.corpora.mapping data.corpora.schema data.corpora.places data.corpora.manifest data.corpora.pairs
 data.corpora.division data.corpora.common_voice data.corpora.librispeech data.corpora.timed_text

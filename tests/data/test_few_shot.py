@@ -60,7 +60,9 @@ def test_of_each_speaker_or_label() -> None:
 
 
 def test_a_label_is_what_is_compared_as_for_wer() -> None:
-    rows = [{**make_train()[0], "text": text, "language": "zh"} for text in ("你好，世界！", "你好世界", "今天天气很好。")]
+    rows = [
+        {**make_train()[0], "text": text, "language": "zh"} for text in ("你好，世界！", "你好世界", "今天天气很好。")
+    ]
     assert len(FewShot(1, "label").draw(build_dataset(rows))[0]) == 2
 
 

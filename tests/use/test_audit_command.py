@@ -54,8 +54,8 @@ def run(words: list[str], out: Path) -> tuple[bool, str]:
 def test_a_corpus_that_is_ready(splits: dict[str, list[dict[str, Any]]], tmp_path: Path) -> None:
     ready, told = run(save(tmp_path, **splits), tmp_path / "out")
     assert ready
-    assert "audit: 7 utterances" in told and "3 speakers; warnings: 1 shared sentences" in told
-    assert "test shares with what is learnt: 1 of 2 sentences" in told
+    assert "audit: 7 utterances" in told and "3 speakers; warnings: 1 shared sentence\n" in told
+    assert "test shares with what is learnt: 1 of 2 sentences" in told and "0 rows cannot be used" in told
     assert (tmp_path / "out" / "rejected.csv").read_text().splitlines() == ["split,id,place,reason"]
     page = (tmp_path / "out" / "audit.html").read_text()
     assert page.count("<svg") == 3 and page.count("<polyline") == 3

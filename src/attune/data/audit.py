@@ -21,6 +21,7 @@ from attune.data.leakage import ScoredRecordings
 from attune.data.listening import choose_heard, expect_durations, find_suspects, hear
 from attune.data.texts import Shared, SplitTexts, find_shared, iterate, judge_pace, read_names, read_texts
 from attune.errors import InputError
+from attune.text.counted import count_of
 from attune.text.tokens import Sequence448, Tokens
 
 LEARNT = ("train", "replay")  # the splits that a model learns from; all others are scored
@@ -35,7 +36,7 @@ class Audit:
     Args:
         splits: what can be used, with `duration_s` filled in.
         rejections: what cannot.
-        texts, sounds: of every split; what is told of each row has the unusable ones among them, what is counted has not.
+        texts, sounds: of every split; each row is in them, but what is counted is of usable ones.
         shared: scored split -> what it has in common with what is learnt.
         not_compared: scored recordings of which only exact copies were looked for.
     """
@@ -103,7 +104,8 @@ def check_leakage(found: Audit, allow: bool) -> None:
     count = sum(rows for (rule, _), rows in found.findings.counts.items() if rule == "shared_audio")
     listed = "\n".join(f"  {finding.place} ({finding.split}) is {finding.reason}" for finding in shared[:SHOWN])
     raise InputError(
-        f"{count} recordings are learnt and also scored, so the score would be of what is known by heart:\n{listed}\n"
+        f"{count_of(count, 'recording is', 'recordings are')} learnt and also scored, so the score would be of what is "
+        f"known by heart:\n{listed}\n"
         "Take them out of one of the two (`attune audit` lists all), or go on all the same: data.allow_leakage=true."
     )
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from attune.data.audit import LEARNT, Audit
 from attune.data.findings import ALWAYS, RULES, SEVERITIES, Finding, write_findings, write_rejections
 from attune.report.record import write_atomically
+from attune.text.counted import count_of
 
 QUANTITIES = (
     ("duration_s", "Duration", "s"),
@@ -80,6 +81,7 @@ def write_audit_page(audit: Audit, path: Path, title: str) -> Path:
         letters=[(show_letter(letter), name_letter(letter), count) for letter, count in letters.most_common(LETTERS)],
         distinct_letters=len(letters),
         unheard=find_unheard(audit),
+        count_of=count_of,
         off=sorted(RULES.keys() - audit.findings.severities.keys()),
         not_compared=audit.not_compared,
     )
@@ -97,13 +99,14 @@ def describe_audit(audit: Audit) -> list[str]:
     """One or two lines for a person who is about to train."""
     splits = [measure_split(audit, split) for split in audit.splits]
     speakers = len({name for texts in audit.texts.values() for name in texts.speakers})
-    told = f"{sum(each.utterances for each in splits)} utterances, {sum(each.hours for each in splits):.2f} h"
-    told += f", {speakers} speakers" if speakers else ""
+    told = count_of(sum(each.utterances for each in splits), "utterance")
+    told += f", {sum(each.hours for each in splits):.2f} h"
+    told += f", {count_of(speakers, 'speaker')}" if speakers else ""
     told += describe_listened(audit)
     counts = {severity: audit.findings.count(severity) for severity in SEVERITIES}
     kinds = [f"{name}s: {_list_counts(rules)}" for name, rules in counts.items() if rules and name != "note"]
     if notes := sum(counts["note"].values()):
-        kinds.append(f"{notes} notes")
+        kinds.append(count_of(notes, "note"))
     return ["; ".join([f"audit: {told}", *(kinds or ["nothing found"])]), *describe_overlaps(audit)]
 
 
@@ -120,8 +123,9 @@ def describe_overlaps(audit: Audit) -> list[str]:
     if shared is None or own is None or not (shared.ids or shared.speakers):
         return []
     sentences = len(shared.ids)
-    told = [f"{sentences} of {len(own)} sentences"] * bool(sentences)
-    told += [f"{len(shared.speakers)} of {len(audit.texts['test'].speakers)} speakers"] * bool(shared.speakers)
+    speakers = count_of(len(audit.texts["test"].speakers), "speaker")
+    told = [f"{sentences} of {count_of(len(own), 'sentence')}"] * bool(sentences)
+    told += [f"{len(shared.speakers)} of {speakers}"] * bool(shared.speakers)
     beside = "; the WER of the other sentences is told beside the whole" if 0 < sentences < len(own) else ""
     return [f"test shares with what is learnt: {', '.join(told)}{beside}"]
 
@@ -170,7 +174,7 @@ def _compute_paces(audit: Audit, split: str, counts: Sequence[int]) -> np.ndarra
 def draw_histograms(audit: Audit) -> list[Histogram]:
     """One of each of QUANTITIES."""
     learnt = [split for split in audit.splits if split in LEARNT]
-    scored = [split for split in audit.splits if split.split("/")[0] == "test"]
+    scored = [split for split in audit.splits if split == "test"]  # without its conditions, such as test/snr_00
 
     def gather(splits: Sequence[str], name: str) -> np.ndarray:
         if name == "duration_s":
@@ -248,4 +252,7 @@ def name_letter(letter: str) -> str:
 
 
 def _list_counts(rules: dict[str, int]) -> str:
-    return ", ".join(f"{count} {rule.replace('_', ' ')}" for rule, count in rules.items())
+    """ "2 shared sentences, 1 shared speaker, 3 clipping"."""
+    named = {rule: rule.replace("_", " ") for rule in rules}
+    one = {rule: name.removesuffix("s") if rule.startswith("shared_") else name for rule, name in named.items()}
+    return ", ".join(count_of(count, one[rule], named[rule]) for rule, count in rules.items())

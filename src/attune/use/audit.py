@@ -11,6 +11,7 @@ from attune.data.findings import ALWAYS, Rejection
 from attune.errors import InputError
 from attune.model.scratch import obtain_tokens
 from attune.report.audit_page import describe_audit, leave_audit
+from attune.text.counted import count_of
 from attune.use.config import build, build_corpus, plain
 
 
@@ -37,7 +38,8 @@ def run_audit(console: Console, config: Any, out: Path) -> bool:
         console.print(line, highlight=False)
     for fault in faults[:SHOWN]:
         console.print(fault, style="red", highlight=False, markup=False)  # a place may hold brackets
-    console.print(f"{len(found.rejections)} rows cannot be used -> {out / 'rejected.csv'}", highlight=False)
+    unusable = count_of(len(found.rejections), "row")
+    console.print(f"{unusable} cannot be used -> {out / 'rejected.csv'}", highlight=False)
     console.print(f"the page: {out / 'audit.html'}, the list: {out / 'audit.csv'}", highlight=False)
     return not faults
 
