@@ -45,16 +45,22 @@ def test_a_space_that_nobody_wrote_is_not_confused() -> None:
     assert analyse_errors({"test": [row]}).characters == [Confusion("园", "", 0, 1)]
 
 
+def test_what_is_written_on_silence_is_not_confused() -> None:
+    """As in WER, which has no utterance without words."""
+    found = analyse_errors({"test": [make_row("d", "", "thank you", "you")]})
+    assert found.words == found.characters == []
+    assert {suspect.name: suspect.after for suspect in found.suspects}["Words on silence"] == 1
+
+
 def test_the_interval_of_a_small_group_is_wide_or_not_told() -> None:
-    """By Student's t: with two utterances 12.7 standard errors, and of two without an error nothing is known."""
-    rows = [
-        make_row(str(i), "one two three four", "", text) for i, text in enumerate(["one two three four", "one two"])
-    ]
+    """By Student's t: with five utterances 2.8 standard errors; of fewer, or without an error, nothing is known."""
+    heard = ["one two three four", "one two", "one two three four", "one", "one two"]
+    rows = [make_row(str(i), "one two three four", "", text) for i, text in enumerate(heard)]
     (group,) = analyse_errors({"test": rows}).groups["duration"]
-    error, _ = standard_error([0, 2], [4, 4])
-    assert group.reach == pytest.approx(12.706 * error, rel=1e-3)
-    (right,) = analyse_errors({"test": rows[:1] * 2}).groups["duration"]
-    assert isnan(right.reach)
+    error, _ = standard_error([0, 2, 0, 3, 2], [4] * 5)
+    assert group.reach == pytest.approx(2.776 * error, rel=1e-3)
+    for told in (rows[:4], rows[:1] * 5):
+        assert isnan(analyse_errors({"test": told}).groups["duration"][0].reach)
 
 
 def test_what_no_listener_would_write_is_counted() -> None:

@@ -19,6 +19,7 @@ FEWEST_TURNS = {1: 4}  # how often a phrase of so many words has to stand in a r
 NO_END = 5  # words written behind the end of the reference
 DURATION_S = (2.0, 4.0, 8.0, 16.0)
 LENGTH_WORDS = (4, 8, 16, 32)
+FEWEST_UNITS = 5  # of a group that has an interval: of fewer it would say nothing
 RATE_WORDS_A_S = (1.5, 2.5, 3.5)
 Pairs = list[tuple[Operation, str, str]]
 
@@ -36,7 +37,8 @@ class Confusion:
 @dataclass(frozen=True)
 class Group:
     """Utterances of one kind. Rates are fractions; `reach` is half a 95 % interval of `after`, nan where it is not
-    known: for one unit, or where all units have the same rate."""
+    told: for fewer than FEWEST_UNITS utterances, or speakers or recordings where those are the units, and where all
+    have the same rate."""
 
     name: str
     utterances: int
@@ -136,13 +138,14 @@ def count_at_end(reference: str, hypothesis: str, operation: Operation) -> int:
 
 
 def _count_confusions(texts: Iterable[tuple[str, ...]], pair: Callable[[str, str], Pairs]) -> list[Confusion]:
-    """The most frequent ones, by how often they occur after and before together.
+    """The most frequent ones, by how often they occur after and before together; what was written where nothing was
+    said is none, as in WER.
 
     Args:
         texts: reference, before and after.
     """
     counts: tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]] = (Counter(), Counter())
-    for reference, *hypotheses in texts:
+    for reference, *hypotheses in filter(lambda each: each[0], texts):
         for counter, hypothesis in zip(counts, hypotheses, strict=True):
             counter.update((said, written) for kind, said, written in pair(reference, hypothesis) if kind != "equal")
     before, after = counts
@@ -188,8 +191,8 @@ def _measure(name: str, rows: Sequence[PredictionRow]) -> Group:
     )
     units, _ = choose_units([row.speaker for row in rows], [row.recording for row in rows])
     error, count = standard_error([row.errors_after for row in rows], words, units)
-    # Student's t and not 1.96: of three utterances that would hold the true rate four times of five.
-    reach = float(stats.t.ppf(0.975, count - 1)) * error if error > 0 else nan
+    # Student's t and not 1.96: of five utterances that would hold the true rate less than nine times of ten.
+    reach = float(stats.t.ppf(0.975, count - 1)) * error if count >= FEWEST_UNITS and error > 0 else nan
     return Group(name, len(rows), sum(words), before, after, reach)
 
 
