@@ -65,6 +65,7 @@ def test_the_rule_says_on_what_it_looked() -> None:
     assert "This corpus has no" not in describe_rule(["retention_validation/us"], 0.01)
     said = describe_rule(["retention/us", "retention/uk"], 0.005)
     assert "retention/us and retention/uk is at most 0.5 points" in said
+    assert "is at most 1 point above" in describe_rule(["retention/us"], 0.01)
     assert "looked at the very retention panels that are reported" in said
 
 

@@ -32,6 +32,7 @@ from attune.score.metrics import Prediction
 from attune.score.panel import count_errors
 from attune.score.significance import detectable_difference
 from attune.score.statistics import choose_units, standard_error
+from attune.text.counted import count_of
 from attune.text.normalise import NORMALISER, describe_normalisers
 from attune.train.scoring import Scores, sum_seconds
 
@@ -127,7 +128,8 @@ def _format_time(split: Mapping[str, float]) -> str:
 def _describe_examples(counts: Mapping[str, int]) -> str:
     wanted = counts["examples"] * counts["utterances"]
     fitting = f"; {counts['left_out']} of {wanted} do not fit, and are left out" if counts["left_out"] else ""
-    return f"in context: {counts['examples']} training utterances before each that is scored, in the result{fitting}"
+    shown = count_of(counts["examples"], "training utterance")
+    return f"in context: {shown} before each that is scored, in the result{fitting}"
 
 
 def describe_test_set(console: Console, predictions: Sequence[Prediction]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from attune.report.predictions import PredictionRow
 from attune.report.record import Panel, RunRecord, format_percent
+from attune.text.counted import count_of
 
 DROPPED_SHOWN = 5
 
@@ -13,7 +14,7 @@ def describe_list(vocabulary: dict[str, Any]) -> str:
     """Which list a run has, what it was spoken for, and which terms have no room in a prompt."""
     parts = [f"terms: {vocabulary['terms']} of {vocabulary['source']}"]
     if vocabulary.get("spoken"):
-        parts.append(f"{vocabulary['spoken']} synthetic utterances of them to learn from")
+        parts.append(f"{count_of(vocabulary['spoken'], 'synthetic utterance')} of them to learn from")
     dropped = vocabulary.get("prompt", {}).get("dropped", [])
     if dropped:
         named = ", ".join(dropped[:DROPPED_SHOWN]) + (", ..." if len(dropped) > DROPPED_SHOWN else "")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attune.data.module import SpeechDataModule
 from attune.errors import InputError
 from attune.model.finetune.base import ChangesTokens, FineTuning, Unmergeable, merge_additions
+from attune.text.counted import count_of
 from attune.train.module import WhisperModule
 from attune.train.objective.penalty import Penalty, check_penalty
 from attune.train.scoring import Scores, score
@@ -160,7 +161,7 @@ def describe_rule(judged: Sequence[str], limit: float) -> str:
     """How alpha was chosen, for the report."""
     rule = (
         f"Chosen: the lowest WER on {TARGET} among the models whose WER on {' and '.join(judged)} is at most "
-        f"{100 * limit:g} points above the untouched model's."
+        f"{count_of(round(100 * limit, 9), 'point')} above the untouched model's."
     )
     if judged[0].startswith("retention/"):
         rule += (
