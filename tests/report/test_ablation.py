@@ -16,7 +16,7 @@ from attune.report.ablation_figures import plot_settings, plot_shots
 from attune.report.compare import ONE_SETTING, Row, describe_settings, make_rows
 from attune.report.record import RunRecord, write_record
 from attune.report.runs import read_runs
-from attune.report.tables import HEADINGS, to_csv, to_latex, to_markdown
+from attune.report.tables import HEADINGS, to_cells, to_csv, to_latex, to_markdown
 
 DETAILS = {
     "full": {"_target_": "attune.model.finetune.full.Full"},
@@ -81,6 +81,14 @@ def test_the_mean_over_seeds_and_each_seed() -> None:
     assert (alone.setting, alone.trainable, alone.wer_before) == ("finetune=lora", 250_000, 0.4)
 
 
+def test_kinds_of_errors_of_a_mean_sum_to_its_wer() -> None:
+    records = [make_record(seed=seed) for seed in (1, 2)]
+    for record, kinds in zip(records, ((1, 2, 0), (2, 3, 1)), strict=True):
+        record.result["test"] |= dict(zip(("substitutions", "deletions", "insertions"), kinds, strict=True))
+    place = HEADINGS.index("S / D / I")
+    assert [to_cells(row)[place] for row in make(*records)] == ["1.5 / 2.5 / 0.5", "1 / 2 / 0", "2 / 3 / 1"]
+
+
 def test_a_failed_run_hides_no_other() -> None:
     rows = make(make_record(seed=1), make_record(seed=2, wer=None), make_record(seed=3, wer=0.3))
     assert [(row.seed, row.runs, row.status) for row in rows] == [
@@ -141,6 +149,7 @@ def test_a_sweep_folder_becomes_a_table(sweep: Path) -> None:
     assert report_ablation([sweep], sweep, console) == 1
     shown = console.export_text()
     assert "finetune=lora, seed 2: OutOfMemoryError" in shown and "mean of 2" in shown
+    assert "retention % after" in HEADINGS  # beside WER % after, where the column before it has no room
     with (sweep / "ablation.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["setting"], row["seed"], row["status"]) for row in rows] == [
@@ -160,7 +169,10 @@ def test_a_sweep_folder_becomes_a_table(sweep: Path) -> None:
     assert "![ablation](figures/ablation.png)" in text
     assert (sweep / "figures/ablation.png").stat().st_size > 0
     assert (sweep / "figures/trade_offs.svg").read_text().lstrip().startswith("<?xml")
-    assert "No run has a table of predictions" in text and "No run has a table of predictions" in shown
+    assert (
+        "No run has a table of predictions with words in its test set" in text
+        and "No run has a table of predictions" in shown
+    )
     assert (sweep / "ablation.html").is_file() and (sweep / "ablation.tex").is_file()
     assert not (sweep / "figures/shots.png").exists()
 

@@ -27,6 +27,7 @@ from attune.report.runs import (
 from attune.score.metrics import Prediction
 from attune.score.significance import weigh
 from attune.score.statistics import standard_error
+from attune.text.normalise import NORMALISER
 
 WORDS = "one two three four five six seven eight nine ten"
 
@@ -184,6 +185,27 @@ def test_too_few_speakers_are_told(tmp_path: Path) -> None:
     notes = " ".join(add_differences(make_rows(runs), read_panels(runs)).notes)
     assert "Neither ten speakers nor ten recordings are known" in notes
     assert "say nothing of other seeds" in notes
+    assert "Differences are paired, over 24 test utterances with 240 words." in notes
+
+
+def test_what_was_counted_is_told_unless_another_attune_did_it(sweep: Path) -> None:
+    report_ablation([sweep], sweep, Console(file=io.StringIO()))
+    assert f"WER of en: {NORMALISER}, which keeps combining marks" in (sweep / "ablation.md").read_text()
+    for _, record in (runs := read_runs([sweep])):
+        record.normaliser = "attune 1"
+    for folder, record in runs:
+        write_record(record, folder)
+    report_ablation([sweep], sweep, Console(file=io.StringIO()))
+    assert "which keeps combining marks" not in (sweep / "ablation.md").read_text()
+
+
+def test_a_test_set_without_words_has_no_difference(tmp_path: Path) -> None:
+    write_record(make_record(), tmp_path)
+    silent = [Prediction("u0", "", "", None, "en", 4.0)]
+    write_predictions(tmp_path, "test", silent, silent)
+    runs = read_runs([tmp_path])
+    (note,) = add_differences(make_rows(runs), read_panels(runs)).notes
+    assert note.startswith("No run has a table of predictions with words in its test set")
 
 
 def attempt(folder: str, status: str, seed: int = 1) -> tuple[Path, RunRecord]:

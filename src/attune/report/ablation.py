@@ -1,6 +1,6 @@
 """An ablation's tables, figures and page, made of nothing but what its run folders hold."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,13 +9,14 @@ from rich.text import Text
 from attune.report.ablation_figures import plot_settings, plot_shots
 from attune.report.ablation_page import write_ablation_page
 from attune.report.compare import Row, make_rows
-from attune.report.differences import Differences, PanelRow, add_differences, check_comparable, read_panels
+from attune.report.differences import Differences, PanelRow, Panels, add_differences, check_comparable, read_panels
 from attune.report.figures import save_figures
 from attune.report.forest import plot_curves, plot_forest, plot_groups
 from attune.report.record import write_atomically
 from attune.report.runs import Runs, drop_repeats, read_runs
 from attune.report.tables import list_faults, to_csv, to_latex, to_markdown, to_table
 from attune.report.trade_offs import plot_trade_offs
+from attune.text.normalise import NORMALISER, describe_normalisers
 
 
 def report_ablation(folders: Sequence[Path], output: Path, console: Console) -> int:
@@ -37,7 +38,7 @@ def report_ablation(folders: Sequence[Path], output: Path, console: Console) -> 
     panels = read_panels(runs)
     check_comparable(runs, panels)
     found = add_differences(make_rows(runs), panels)
-    notes = [*found.notes, *repeats, *_compare_commits(runs)]
+    notes = [*_describe_words(runs, panels), *found.notes, *repeats, *_compare_commits(runs)]
     figures = save_figures(
         output,
         {
@@ -62,6 +63,13 @@ def _write_tables(output: Path, found: Differences, notes: Sequence[str], figure
     write_atomically(output / "ablation_panels.csv", to_csv(found.panels, PanelRow))
     write_atomically(output / "ablation.md", to_markdown(found.rows, relative, found.panels, notes))
     write_atomically(output / "ablation.tex", to_latex(found.rows))
+
+
+def _describe_words(runs: Runs, panels: Mapping[str, Panels]) -> list[str]:
+    """Say what was counted as words, unless a normaliser of another attune did."""
+    languages = {row.language for found in panels.values() for rows in found.values() for row in rows}
+    counted = {record.normaliser for folder, record in runs if panels[str(folder)]}
+    return [f"{describe_normalisers(languages)}."] if languages and counted == {NORMALISER} else []
 
 
 def _compare_commits(runs: Runs) -> list[str]:

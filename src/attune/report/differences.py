@@ -14,6 +14,7 @@ from attune.report.predictions import PredictionRow, predictions_path, read_pred
 from attune.report.record import RunRecord
 from attune.score.significance import Effect, detectable_difference, holm, matched_pairs, weigh
 from attune.score.statistics import choose_units, standard_error
+from attune.text.counted import count_of
 from attune.text.normalise import normalise
 
 TARGET = "test"
@@ -239,10 +240,12 @@ def _describe(table: Sequence[PanelRow], effects: Sequence[Effect], leads: Seque
     """What the differences rest on, and how small a one this test set could have shown."""
     targets = [(row, effect) for row, effect in zip(table, effects, strict=True) if row.panel == TARGET]
     if not targets:
-        return ["No run has a table of predictions, so no difference could be paired."]
+        return ["No run has a table of predictions with words in its test set, so no difference could be paired."]
     row, several = targets[0][0], any(row.runs > 1 for row, _ in targets)
+    utterances = count_of(row.utterances, "test utterance")
+    units = "" if row.units == "utterance" else f"the {row.units}s of "
     notes = [
-        f"Differences are paired, over the {row.units}s of {row.utterances} test utterances with {row.words:,} words."
+        f"Differences are paired, over {units}{utterances} with {row.words:,} {'word' if row.words == 1 else 'words'}."
     ]
     if row.units == "utterance":
         notes.append(

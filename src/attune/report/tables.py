@@ -17,7 +17,7 @@ from attune.text.cells import defuse
 
 HEADINGS = (
     "setting", "seed", "trainable", "WER % before", "WER % after", "to untouched", "p", "to first", "p", "CER %",
-    "S / D / I", "retention % before", "after", "seconds", "GB", "kJ",
+    "S / D / I", "retention % before", "retention % after", "seconds", "GB", "kJ",
 )  # fmt: skip
 TERM_HEADINGS = (
     "setting", "seed", "term recall % before", "after", "precision % after", "not said", "U-WER % before", "after",
@@ -192,8 +192,10 @@ def _measure(value: float | None) -> str:
 
 
 def _describe_kinds(row: Row) -> str:
+    """Of a mean with a decimal: rounded to whole errors, they would not sum to its WER."""
     kinds = (row.substitutions, row.deletions, row.insertions)
-    return " / ".join(map(_count, kinds)) if None not in kinds else "n/a"
+    known = [f"{kind:,.1f}" if row.is_mean else f"{kind:,.0f}" for kind in kinds if kind is not None]
+    return " / ".join(known) if len(known) == len(kinds) else "n/a"
 
 
 def _describe_wer(row: Row) -> str:
