@@ -17,8 +17,15 @@ from attune.errors import InputError
 from attune.report.predictions import PredictionRow, predictions_path, read_predictions, write_predictions
 from attune.report.record import RunRecord, write_record
 from attune.report.run_page import Difference, choose_utterances, compute_differences, encode_audio, write_run_page
-from attune.report.sentences import describe_interpolation, describe_other_rates, describe_remainder, summarise
+from attune.report.sentences import (
+    describe_interpolation,
+    describe_other_rates,
+    describe_remainder,
+    describe_units,
+    summarise,
+)
 from attune.score.metrics import Prediction
+from attune.text.normalise import NORMALISER
 
 
 class Elements(HTMLParser):
@@ -228,6 +235,9 @@ def test_the_way_between_two_models_is_told(run_folder: Path, record: RunRecord)
     assert Elements(page).open == []
     assert describe_interpolation(record) in page and "<strong>0.5, kept</strong>" in page and "10.5" in page
     assert HOSTILE not in page and "retention/&lt;b&gt;" in page
+    record.interpolation["chosen"] = 1.0  # nothing to compare it with
+    assert describe_interpolation(record) == "Kept: 1 of the way to the trained model."
+    record.interpolation["chosen"] = 0.5
     points[2]["wer"]["test"] = None  # a panel without speech
     assert describe_interpolation(record) == "Kept: 0.5 of the way to the trained model."
 
@@ -278,12 +288,65 @@ def test_the_summary_claims_only_what_was_measured(record: RunRecord, said: str)
 def test_what_is_not_learnt_and_what_others_count_stand_beside_the_whole() -> None:
     record = RunRecord(name="r", seed=0, config={})
     assert describe_remainder(record) == describe_other_rates(record) == ""
+    rest = {"utterances": 17, "words": 80}
     whole = {"wer": 0.5, "wer_raw": 0.75, "wer_whisper": 0.25, "utterances": 62}
-    record.baseline = {"test": {**whole, "remainder": {"utterances": 17, "wer": 0.6}}}
-    record.result = {"test": {**whole, "remainder": {"utterances": 17, "wer": 0.4}}}
+    record.baseline = {"test": {**whole, "remainder": {**rest, "wer": 0.6}}}
+    record.result = {"test": {**whole, "remainder": {**rest, "wer": 0.4}}}
     assert describe_remainder(record) == (
         "45 of the 62 test utterances have a sentence that is learnt too; the WER of the other 17 is 60.0 → 40.0 %."
     )
     assert "75.0 % as written, 25.0 % by Whisper's own normaliser" in describe_other_rates(record)
-    record.result["test"]["remainder"] = {"utterances": 0, "wer": None}
+    record.result["test"]["remainder"] = {"utterances": 1, "words": 3, "wer": 0.5}
+    assert describe_remainder(record).endswith("; the WER of the other one is 60.0 → 50.0 %.")
+    record.result["test"]["remainder"] = {"utterances": 2, "words": 0, "wer": None}
+    assert describe_remainder(record).endswith("in the other 2 nothing is said, so that no word is left to be scored.")
+    record.result["test"]["remainder"] = {"utterances": 0, "words": 0, "wer": None}
     assert describe_remainder(record).endswith("no other is left to be scored by itself.")
+    record.result["test"]["utterances"] = 1
+    assert describe_remainder(record).startswith("1 of the 1 test utterance has a sentence that is learnt too;")
+
+
+def test_where_nothing_is_said_there_is_no_rate() -> None:
+    silent = {"wer": float("nan"), "wer_raw": float("nan"), "wer_whisper": float("nan"), "words": 0, "utterances": 1}
+    record = RunRecord(name="r", seed=0, config={}, baseline={"test": silent}, result={"test": silent})
+    assert describe_other_rates(record) == ""
+    assert summarise(record).startswith("Nothing is said in the target's test set, so it has no word error rate; ")
+    record.parameters = {"trainable": 0}
+    assert summarise(record).endswith("it has no word error rate. Nothing was trained.")
+
+
+def test_one_utterance_has_no_interval_to_tell_it_from_chance() -> None:
+    record = make_record(test=(0.4, 0.38))
+    record.result["test"]["wer_ci95"] = [None, None]
+    assert "points (5 % relative) on the target, a change that may be chance: of so few" in summarise(record)
+
+
+def test_each_panel_says_what_was_resampled(run_folder: Path, record: RunRecord) -> None:
+    record.normaliser = NORMALISER
+    assert describe_units(record) == "utterance"
+    record.result["test"]["ci_unit"] = "speaker"
+    assert describe_units(record) == "speaker on test and by utterance on retention/us"
+    write_record(record, run_folder)
+    page = " ".join(write_run_page(run_folder, {}).read_text("utf-8").split())
+    assert "they resample by speaker on test and by utterance on retention/us. S, D, I" in page
+    assert f"WER of ar, en: {NORMALISER}, which keeps combining marks" in page
+    record.result["retention/us"]["wer_ci95"] = [None, None]
+    assert describe_units(record) == "speaker"
+
+
+def test_characters_stand_once_where_they_are_the_words(run_folder: Path, record: RunRecord) -> None:
+    assert ">Letters confused most often<" in write_run_page(run_folder, {}).read_text("utf-8")
+    before, after = ([Prediction("u1", "今天天气很好。", text, "a", "zh", 2.0)] for text in ("今天", "今天天气真好"))
+    for panel in ("test", "retention/us"):
+        write_predictions(run_folder, panel, before, after)
+    record.normaliser = NORMALISER
+    write_record(record, run_folder)
+    page = write_run_page(run_folder, {}).read_text("utf-8")
+    assert ">Characters confused most often<" in page and "Letters confused" not in page
+    assert "of zh each character is a word, so that WER is CER" in page
+
+
+def test_a_reward_model_with_one_pair() -> None:
+    record = RunRecord(name="r", seed=0, config={})
+    record.result = {"test": {"pairs": {"pairs": 1, "ordered": 1.0, "ordered_ci95": [None, None]}}}
+    assert summarise(record).startswith("The reward model puts 100.0 % of 1 pair of the test set in their order;")

@@ -135,28 +135,28 @@ def list_panels(record: RunRecord) -> list[str]:
 
 def compute_change(before: Panel, after: Panel) -> float | None:
     """WER after minus WER before, a fraction: below zero is better. None where one of them does not exist."""
-    return after["wer"] - before["wer"] if _has_numbers(before.get("wer"), after.get("wer")) else None
+    return after["wer"] - before["wer"] if is_known(before.get("wer"), after.get("wer")) else None
 
 
 def is_clear(before: Panel, after: Panel) -> bool:
     """Whether the two 95 % intervals are apart. Cautious: the utterances are the same, and a paired test sees more."""
     earlier, later = list(before.get("wer_ci95") or ()), list(after.get("wer_ci95") or ())
-    if not _has_numbers(*earlier) or not _has_numbers(*later):
+    if not is_known(*earlier) or not is_known(*later):
         return False
     return later[1] < earlier[0] or earlier[1] < later[0]
 
 
 def format_percent(fraction: float | None) -> str:
-    return f"{100 * fraction:.1f}" if fraction is not None and _has_numbers(fraction) else "n/a"
+    return f"{100 * fraction:.1f}" if fraction is not None and is_known(fraction) else "n/a"
 
 
 def format_interval(panel: Panel) -> str:
     """[lower–upper] in %, or "" where no interval was computed."""
     interval = panel.get("wer_ci95") or ()
-    return f"[{'–'.join(map(format_percent, interval))}]" if _has_numbers(*interval) else ""
+    return f"[{'–'.join(map(format_percent, interval))}]" if is_known(*interval) else ""
 
 
-def _has_numbers(*values: float | None) -> bool:
+def is_known(*values: float | None) -> bool:
     """Numbers, and at least one: a rate that does not exist is NaN in memory and None in a record that was read."""
     return bool(values) and all(value is not None and math.isfinite(value) for value in values)
 

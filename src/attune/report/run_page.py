@@ -33,12 +33,14 @@ from attune.report.sentences import (
     describe_interpolation,
     describe_other_rates,
     describe_remainder,
+    describe_units,
     format_points,
     summarise,
 )
 from attune.report.terms import choose_missed, describe_terms, list_term_panels
 from attune.score.metrics import align
-from attune.text.normalise import normalise, spells_without_spaces
+from attune.text.counted import count_of
+from attune.text.normalise import NORMALISER, describe_normalisers, normalise, spells_without_spaces
 
 UTTERANCES_A_KIND = 8
 AUDIO_CHARACTERS = 9_000_000  # of players on one page: with figures and texts it stays below 15 MB
@@ -88,6 +90,8 @@ def write_run_page(folder: Path, waveforms: Waveforms) -> Path:
         scores=[_describe_panel(record, name) for name in list_panels(record)],
         facts=_list_facts(record),
         remarks=[told for told in (describe_remainder(record), describe_other_rates(record)) if told],
+        counted=_describe_words(record, panels),
+        units=describe_units(record),
         interpolated=describe_interpolation(record),
         figures=[(path.stem, to_data_uri("image/png", path.read_bytes())) for path in _list_figures(folder)],
         errors=analyse_errors(panels) if panels.get("test") else None,
@@ -100,6 +104,7 @@ def write_run_page(folder: Path, waveforms: Waveforms) -> Path:
         config=_read_config(folder, record),
         percent=format_percent,
         interval=format_interval,
+        count_of=count_of,
     )
     return write_atomically(folder / "report.html", page)
 
@@ -137,6 +142,12 @@ def _describe_panel(record: RunRecord, name: str) -> dict[str, Any]:
         "change": "n/a" if change is None else format_points(change),
         "verdict": "" if change is None or not clear else "better" if change < 0 else "worse",
     }
+
+
+def _describe_words(record: RunRecord, panels: Mapping[str, Sequence[PredictionRow]]) -> str:
+    """What was counted as words; "" where nothing was, or by a normaliser of another attune."""
+    languages = {row.language for rows in panels.values() for row in rows}
+    return f"{describe_normalisers(languages)}." if languages and record.normaliser == NORMALISER else ""
 
 
 def _list_facts(record: RunRecord) -> list[tuple[str, str]]:

@@ -3,7 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from attune.report.record import RunRecord, compute_change, format_percent, is_clear, list_panels
+from attune.report.record import (
+    Panel,
+    RunRecord,
+    compute_change,
+    format_interval,
+    format_percent,
+    is_clear,
+    is_known,
+    list_panels,
+)
+from attune.text.counted import count_of
 
 NO_CHANGE = 0.0005  # rounds to 0.0 points of WER
 
@@ -13,6 +23,9 @@ def summarise(record: RunRecord) -> str:
     if judged := record.result.get("test", {}).get("pairs"):
         return _describe_judge(judged)
     means = _name_means(record)
+    if (record.result.get("test") or record.baseline.get("test", {})).get("words") == 0:
+        silent = "Nothing is said in the target's test set, so it has no word error rate"
+        return f"{silent}; {_describe_retention(record)}." if means else f"{silent}. Nothing was trained."
     if not means:
         wer = format_percent(record.result.get("test", {}).get("wer"))
         return f"Nothing was trained: the untouched model has a word error rate of {wer} % on the target."
@@ -21,17 +34,24 @@ def summarise(record: RunRecord) -> str:
         return "The target was not scored both before and after, so nothing can be said about what this run gained."
     before, after = record.baseline["test"], record.result["test"]
     target = f"{means} {_describe_change(change, before['wer'])} on the target"
-    doubtful = abs(change) >= NO_CHANGE and not is_clear(before, after)
-    doubt = ", a change that the 95 % intervals do not tell from chance" if doubtful else ""
+    doubt = "" if abs(change) < NO_CHANGE else _describe_doubt(before, after)
     return f"{target}{doubt}; {_describe_retention(record)}."
 
 
+def _describe_doubt(before: Panel, after: Panel) -> str:
+    if is_clear(before, after):
+        return ""
+    if format_interval(before) and format_interval(after):
+        return ", a change that the 95 % intervals do not tell from chance"
+    return ", a change that may be chance: of so few utterances there is no 95 % interval"
+
+
 def _describe_judge(judged: Mapping[str, Any]) -> str:
-    low, high = (format_percent(each) for each in judged["ordered_ci95"])
+    ends, pairs = judged["ordered_ci95"], count_of(judged["pairs"], "pair")
+    interval = f" [{'–'.join(map(format_percent, ends))}]" if is_known(*ends) else ""
     return (
-        f"The reward model puts {format_percent(judged['ordered'])} % [{low}–{high}] of {judged['pairs']} pairs of the "
-        "test set in their order; 50 % would be chance. What it writes itself is no longer of use, unless "
-        "objective.anchor held it."
+        f"The reward model puts {format_percent(judged['ordered'])} %{interval} of {pairs} of the test set in their "
+        "order; 50 % would be chance. What it writes itself is no longer of use, unless objective.anchor held it."
     )
 
 
@@ -41,21 +61,38 @@ def describe_remainder(record: RunRecord) -> str:
     rest = after or before
     if not rest:
         return ""
-    whole = (record.result.get("test") or record.baseline["test"])["utterances"]
-    shared = f"{whole - rest['utterances']} of the {whole} test utterances have a sentence that is learnt too"
-    if not rest["utterances"]:
+    whole, others = (record.result.get("test") or record.baseline["test"])["utterances"], rest["utterances"]
+    of_whole = f"of the {count_of(whole, 'test utterance')}"
+    shared = f"{count_of(whole - others, f'{of_whole} has', f'{of_whole} have')} a sentence that is learnt too"
+    if not others:
         return f"{shared}; no other is left to be scored by itself."
+    named = "one" if others == 1 else others
+    if not rest["words"]:
+        return f"{shared}; in the other {named} nothing is said, so that no word is left to be scored."
     rates = " → ".join(format_percent(each["wer"]) for each in (before, after) if each)
-    return f"{shared}; the WER of the other {rest['utterances']} is {rates} %."
+    return f"{shared}; the WER of the other {named} is {rates} %."
 
 
 def describe_other_rates(record: RunRecord) -> str:
     """The target's WER as other publications count it; "" in records without it."""
     after = record.result.get("test", {})
-    if after.get("wer_whisper") is None:
+    if not is_known(after.get("wer_whisper")):
         return ""
     raw, theirs = format_percent(after.get("wer_raw")), format_percent(after["wer_whisper"])
     return f"The same transcripts of the target: {raw} % as written, {theirs} % by Whisper's own normaliser."
+
+
+def describe_units(record: RunRecord) -> str:
+    """What the intervals of the panels resample: "speaker", or "speaker on test and by utterance on retention/us"; ""
+    where there are none."""
+    panels: dict[str, list[str]] = {}
+    for name in list_panels(record):
+        scored = record.result.get(name) or record.baseline[name]
+        if format_interval(scored) and scored.get("ci_unit"):
+            panels.setdefault(scored["ci_unit"], []).append(name)
+    if len(panels) < 2:
+        return "".join(panels)
+    return " and by ".join(f"{unit} on {', '.join(names)}" for unit, names in panels.items())
 
 
 def _name_means(record: RunRecord) -> str:
@@ -70,12 +107,13 @@ def _name_means(record: RunRecord) -> str:
 
 
 def describe_interpolation(record: RunRecord) -> str:
-    """What the kept model has of the whole way's gain and of its forgetting; "" where nothing was interpolated."""
+    """What the kept model has of the whole way's gain and of its forgetting, unless it is the end of the way; "" where
+    nothing was interpolated."""
     if not record.interpolation:
         return ""
     points = {point["alpha"]: point["wer"] for point in record.interpolation["points"]}
     start, chosen, end = points[0.0], record.interpolation["chosen"], max(points)
-    if any(rate is None for wer in points.values() for rate in wer.values()):
+    if chosen == end or any(rate is None for wer in points.values() for rate in wer.values()):
         return f"Kept: {chosen:g} of the way to the trained model."
     gains = [f"{100 * (start['test'] - points[alpha]['test']):.1f}" for alpha in (chosen, end)]
     panels = [name for name in start if name.startswith("retention/")]
