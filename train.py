@@ -46,7 +46,7 @@ from attune.train.callbacks.late_rejections import LateRejections  # noqa: E402
 from attune.train.callbacks.progress import ProgressLine  # noqa: E402
 from attune.train.callbacks.streamed_rejections import StreamedRejections  # noqa: E402
 from attune.train.callbacks.throughput import Throughput  # noqa: E402
-from attune.train.interpolation import check_weapons, make_interpolation  # noqa: E402
+from attune.train.interpolation import check_weapons, check_writer, make_interpolation  # noqa: E402
 from attune.train.loggers import close_wandb, make_loggers  # noqa: E402
 from attune.train.objective.penalty import anchor  # noqa: E402
 from attune.train.objective.preparation import check_objective, prepare_objective  # noqa: E402
@@ -102,7 +102,10 @@ def train(config: DictConfig) -> None:
     load_untouched = partial(obtain_whisper, config.model.name_or_path, own, size)
     with ranks.in_turn():
         whisper = load_untouched()
+    wrote = find_writer(whisper.network) is not None
     parameters = apply_finetuning(finetune, whisper.network)
+    is_rewritten = wrote != (find_writer(whisper.network) is not None)
+    check_writer(path, is_rewritten)
     check_examples(data, whisper.network)
     whisper.tokens = tokens
     bias = check_vocabulary(data, whisper, interpolates=path is not None)
@@ -126,8 +129,8 @@ def train(config: DictConfig) -> None:
         record.memory = foresee(console, module, data, trainer, config)
 
     with interruption, keep_record(record, run.folder):
-        # New tokens and a new head write otherwise before they have learnt: then the model itself is loaded once more.
-        is_changed = tokens is not own or find_writer(whisper.network) is not None
+        # New tokens and another writer write otherwise before they have learnt: then the model itself is loaded once more.
+        is_changed = tokens is not own or is_rewritten
         untouched = score_other(trainer, module, load_untouched() if is_changed else whisper, data, data.panels)
         describe_test_set(console, untouched.predictions["test"])
         if finetune.rate_factor:

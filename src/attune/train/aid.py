@@ -42,7 +42,7 @@ def check_vocabulary(data: SpeechDataModule, whisper: Whisper, interpolates: boo
     if helps and find_writer(whisper.network) is not None:
         raise InputError(
             "vocabulary.bias and vocabulary.prompt help a decoder, and here a CTC head writes. Set vocabulary.bias=0 "
-            "vocabulary.prompt=null (synthetic speech and measures stay), or finetune.writes=decoder."
+            "vocabulary.prompt=null (synthetic speech and measures stay), or finetune=ctc finetune.writes=decoder."
         )
     if helps and interpolates:
         raise InputError(

@@ -141,6 +141,22 @@ def check_weapons(
         path.check(finetune, data, is_scratch)
 
 
+def check_writer(path: Interpolation | None, is_another: bool) -> None:
+    """Refuse, before anything is scored, a way between a CTC head's transcripts and a decoder's.
+
+    Args:
+        is_another: what writes the trained model's transcripts is not what writes the untouched one's.
+
+    Raises:
+        InputError: there is such a way.
+    """
+    if path is not None and is_another:
+        raise InputError(
+            f"{SAME}, and here one of the two models writes by a CTC head and the other by its decoder. Take "
+            "interpolate=null, or keep what writes: finetune.writes."
+        )
+
+
 def judged_panels(data: SpeechDataModule) -> list[str]:
     """The retention panels on which alpha is chosen: those made for it, else those that are reported."""
     for room in ("retention_validation/", "retention/"):

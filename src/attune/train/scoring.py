@@ -141,7 +141,7 @@ def check_examples(data: SpeechDataModule, network: nn.Module) -> None:
     if data.examples and find_writer(network) is not None:
         raise InputError(
             f"data.in_context={data.examples} gives the decoder examples to go on from, and here a CTC head writes. "
-            "Set data.in_context=0, or finetune.writes=decoder."
+            "Set data.in_context=0, or finetune=ctc finetune.writes=decoder."
         )
 
 

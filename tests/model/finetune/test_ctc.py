@@ -13,7 +13,10 @@ from attune.model.decode import cap_tokens, decode, decode_greedily
 from attune.model.finetune.base import apply_finetuning, merge_additions, parameter_groups
 from attune.model.finetune.ctc import Ctc, count_positions, find_writer
 from attune.model.finetune.full import Full
+from attune.model.finetune.layers import Layers
+from attune.model.finetune.new_head import NewHead
 from attune.model.finetune.new_tokens import NewTokens
+from attune.model.finetune.prompt import Prompt
 from attune.model.save import NOTE, explain_additions, save_whisper
 from attune.model.whisper import Whisper, load_tokens, load_whisper
 from attune.train.objective import ctc as objective
@@ -64,6 +67,33 @@ def test_a_head_that_writes_is_taught(nano_like: Whisper) -> None:
     assert prepare_objective(CrossEntropy(), writes, {"trainable": 0}, 0, False)  # it is only scored
     decoder, _ = with_head(nano_like, train=["*"])
     assert prepare_objective(CrossEntropy(), decoder, {"trainable": 9}, 0, False)
+
+
+def test_a_head_that_writes_is_heard_to_learn(nano_like: Whisper) -> None:
+    """Head and encoder frozen, whatever joint_ctc does to the decoder is never read."""
+    writes, _ = with_head(nano_like, train=["model.encoder.*"])
+    apply_finetuning(Layers(["model.decoder.*"]), writes.network)
+    for taught in (ByCtc(), JointCtc()):
+        with pytest.raises(InputError, match=r"A CTC head writes .* Go on with the head \(finetune=ctc\), or"):
+            prepare_objective(taught, writes, {"trainable": 9}, 0, False)
+    apply_finetuning(Layers(["model.encoder.layers.1.*"]), writes.network)
+    assert prepare_objective(JointCtc(), writes, {"trainable": 9}, 0, False)
+
+
+@pytest.mark.parametrize("finetune", [NewHead(merges=9), NewTokens(count=5)], ids=["new_head", "new_tokens"])
+def test_a_head_writes_in_its_own_vocabulary_alone(finetune: NewHead | NewTokens, nano_like: Whisper) -> None:
+    """Its ids would be read as other pieces, and a new term's id is that of its blank."""
+    writes, _ = with_head(nano_like, train=[])
+    with pytest.raises(InputError, match=r"has a CTC head, .* finetune=ctc finetune.writes=decoder drops the head"):
+        change(writes, finetune)
+
+
+@pytest.mark.parametrize("finetune", [NewTokens(terms=[], languages={"gsw": "de"}), Prompt(3, states=0)])
+def test_tokens_behind_the_text_leave_the_head_its_ids(finetune: NewTokens | Prompt, nano_like: Whisper) -> None:
+    writes, _ = with_head(nano_like, train=[])
+    head = find_writer(writes.network)
+    change(writes, finetune)
+    assert head is not None and head.out_features == writes.tokens.end_of_text + 1
 
 
 def test_the_head_alone_learns_and_then_writes(nano_like: Whisper) -> None:
@@ -150,9 +180,12 @@ def test_objectives_that_miss_their_head(nano_like: Whisper) -> None:
     for needs_head in (objective.Ctc(), JointCtc()):
         with pytest.raises(InputError, match="need a CTC head on the encoder: add finetune=ctc"):
             needs_head.loss(whisper, batch)
+        with pytest.raises(InputError, match=r"finetune=ctc finetune.train=\[model.decoder.\*\]"):
+            prepare_objective(needs_head, whisper, {"trainable": 9}, 0, False)
+        assert prepare_objective(needs_head, whisper, {"trainable": 0}, 0, False)  # it is only scored
     change(whisper, Ctc())
-    with pytest.raises(InputError, match=r"objective=ctc teaches the decoder nothing: freeze it"):
-        objective.Ctc().loss(whisper, batch)
+    with pytest.raises(InputError, match=r"objective=ctc teaches the decoder nothing.*objective=joint_ctc"):
+        prepare_objective(objective.Ctc(), whisper, {"trainable": 9}, 0, False)
     with pytest.raises(InputError, match=r"finetune.writes=both: accepted are decoder, head"):
         Ctc(writes="both")
 

@@ -7,7 +7,7 @@ from transformers import WhisperForConditionalGeneration
 
 from attune.errors import InputError
 from attune.model.finetune.base import RateFactor, freeze, unfreeze_matching
-from attune.model.finetune.vocabulary import NewVocabulary, replace_vocabulary, require
+from attune.model.finetune.vocabulary import NewVocabulary, refuse_head, replace_vocabulary, require
 from attune.text.tokenizer import exchange_pieces, learn_pieces, read_pieces
 from attune.text.tokens import Tokens
 
@@ -41,6 +41,7 @@ class NewHead:
         return new
 
     def apply(self, network: WhisperForConditionalGeneration) -> None:
+        refuse_head(network)
         replace_vocabulary(network, require(self.change))
         freeze(network)
         unfreeze_matching(network, self.train)

@@ -9,7 +9,7 @@ from transformers import WhisperForConditionalGeneration
 from attune.errors import InputError
 from attune.model.finetune.base import RateFactor, freeze
 from attune.model.finetune.lora import Lora
-from attune.model.finetune.vocabulary import NewVocabulary, grow_vocabulary, merge_vocabulary, require
+from attune.model.finetune.vocabulary import NewVocabulary, grow_vocabulary, merge_vocabulary, refuse_head, require
 from attune.text.tokenizer import add_to_tokenizer
 from attune.text.tokens import Tokens
 from attune.text.vocabulary import Term
@@ -91,6 +91,8 @@ class NewTokens:
 
     def apply(self, network: WhisperForConditionalGeneration) -> None:
         change = require(self.change)
+        if change.new.end_of_text != change.old.end_of_text:  # a language stands behind all text
+            refuse_head(network)
         freeze(network)
         if self.lora:
             self.lora.apply(network)

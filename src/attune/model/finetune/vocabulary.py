@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import WhisperForConditionalGeneration
 
 from attune.errors import InputError
+from attune.model.additions import HEAD
 from attune.model.whisper import complete_generation_config
 from attune.text.tokens import Tokens
 
@@ -158,6 +159,16 @@ def renumber(network: WhisperForConditionalGeneration, change: NewVocabulary, or
         if hasattr(generation, name):
             delattr(generation, name)
     network.generation_config = complete_generation_config(generation, tokens)
+
+
+def refuse_head(network: nn.Module) -> None:
+    """Raises InputError where a CTC head writes ids of text: they would be read as those of another vocabulary."""
+    if hasattr(network, HEAD):
+        raise InputError(
+            "model.name_or_path: this Whisper has a CTC head, which writes text ids of the vocabulary that it has, and "
+            "finetune=new_head and the terms of finetune=new_tokens give them other ids. Begin with a model without "
+            "one; a run of finetune=ctc finetune.writes=decoder drops the head."
+        )
 
 
 def require(change: NewVocabulary | None) -> NewVocabulary:

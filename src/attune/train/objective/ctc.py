@@ -1,8 +1,9 @@
 """CTC alone: the text from the encoder, without the decoder."""
 
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import ctc_loss, log_softmax
+from transformers import WhisperForConditionalGeneration
 
 from attune.data.batch import Batch
 from attune.errors import InputError
@@ -27,16 +28,39 @@ class Ctc:
         """The same from encoder states that are there already.
 
         Raises:
-            InputError: the model has no CTC head, or the decoder should learn, which nothing would teach.
+            InputError: the model has no CTC head.
         """
         total = compute_ctc(whisper, states, batch)
-        if learns(whisper.network.model.decoder):
-            raise InputError(
-                "objective=ctc teaches the decoder nothing: freeze it with finetune.train=[model.encoder.*], or take "
-                "objective=joint_ctc."
-            )
         tokens = int(find_text(whisper, batch).sum()) + len(batch)
         return LossTerms(total, tokens, {})
+
+
+def check_head(network: WhisperForConditionalGeneration, is_alone: bool) -> None:
+    """Refuse a model that CTC cannot teach.
+
+    Args:
+        is_alone: objective=ctc, without a loss of the decoder's.
+
+    Raises:
+        InputError: it has no CTC head, or the decoder should learn, which nothing would teach.
+    """
+    find_head(network)
+    if is_alone and learns(network.model.decoder):
+        raise InputError(
+            "objective=ctc teaches the decoder nothing, and here it is to learn. Take objective=joint_ctc, or freeze "
+            "the decoder: finetune=ctc finetune.train=[model.encoder.*]."
+        )
+
+
+def find_head(network: nn.Module) -> nn.Module:
+    """Raises InputError where the model has no CTC head."""
+    head = getattr(network, HEAD, None)
+    if head is None:
+        raise InputError(
+            "objective=ctc and objective=joint_ctc need a CTC head on the encoder: add finetune=ctc. What learns "
+            "beside the head stands in finetune.train, such as finetune=ctc finetune.train=[model.decoder.*]."
+        )
+    return head
 
 
 def find_text(whisper: Whisper, batch: Batch) -> Bool[Tensor, "batch token"]:
@@ -52,9 +76,7 @@ def compute_ctc(whisper: Whisper, states: Float[Tensor, "batch position width"],
     Raises:
         InputError: the model has no CTC head.
     """
-    head = getattr(whisper.network, HEAD, None)
-    if head is None:
-        raise InputError("objective=ctc and objective=joint_ctc need a CTC head on the encoder: add finetune=ctc.")
+    head = find_head(whisper.network)
     log_probabilities = log_softmax(head(states).float(), dim=-1).transpose(0, 1)
     is_text = find_text(whisper, batch)
     return ctc_loss(

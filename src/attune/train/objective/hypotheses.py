@@ -79,7 +79,7 @@ class FromHypotheses(nn.Module):
         if find_writer(whisper.network) is not None:
             raise InputError(
                 f"objective={type(self).__name__.lower()} draws hypotheses from the decoder, and here a CTC head "
-                "writes. Set finetune.writes=decoder, or take objective=ctc."
+                "writes. Take finetune=ctc finetune.writes=decoder, or objective=ctc."
             )
         self.seed = seed
         return 0

@@ -2,11 +2,14 @@
 
 from typing import Any, Protocol, runtime_checkable
 
+from transformers import WhisperForConditionalGeneration
+
 from attune.data.module import SpeechDataModule
 from attune.errors import InputError
-from attune.model.finetune.ctc import find_writer
+from attune.model.additions import HEAD
+from attune.model.finetune.ctc import find_writer, learns
 from attune.model.whisper import Whisper
-from attune.train.objective.ctc import Ctc
+from attune.train.objective.ctc import Ctc, check_head
 from attune.train.objective.joint_ctc import JointCtc
 
 
@@ -62,14 +65,26 @@ def prepare_objective(
     """The counts of parameters with what the objective has added.
 
     Raises:
-        InputError: a CTC head writes this model's transcripts, and the objective would teach its decoder.
+        InputError: a CTC head writes this model's transcripts, and only its decoder would be taught; or CTC is to
+            teach a model that has no head, or a decoder.
     """
-    learns = parameters["trainable"] > 0
-    if learns and find_writer(whisper.network) is not None and not isinstance(objective, Ctc | JointCtc):
-        raise InputError(
-            "A CTC head writes this model's transcripts, and this objective teaches the decoder: no WER would show "
-            "what is learnt. Go on with the head (finetune=ctc, or objective=joint_ctc), or let the decoder write: "
-            "finetune=ctc finetune.writes=decoder."
-        )
+    if parameters["trainable"] > 0:
+        by_head = isinstance(objective, Ctc | JointCtc)
+        _check_writer(whisper.network, by_head)
+        if by_head:
+            check_head(whisper.network, is_alone=isinstance(objective, Ctc))
     added = objective.prepare(whisper, seed, is_varied) if isinstance(objective, Prepared) else 0
     return {name: count + added for name, count in parameters.items()}
+
+
+def _check_writer(network: WhisperForConditionalGeneration, by_head: bool) -> None:
+    """Raises InputError where a CTC head writes and neither it nor the encoder that it reads is taught by it."""
+    if find_writer(network) is None:
+        return
+    heard = [network.model.encoder, network.get_submodule(HEAD)]
+    if not by_head or not any(map(learns, heard)):
+        raise InputError(
+            "A CTC head writes this model's transcripts, and this run teaches the decoder: no WER would show what is "
+            "learnt. Go on with the head (finetune=ctc), or let the decoder write: finetune=ctc "
+            "finetune.writes=decoder."
+        )
