@@ -93,7 +93,7 @@ def train(config: DictConfig) -> None:
         data.tokens = tokens = change_tokens(finetune, tokens, data.transcripts)
     data.prepare(ranks.share)
     check_weapons(penalty, path, finetune, data, is_scratch=size is not None)
-    check_objective(objective, data, interpolates=path is not None)
+    check_objective(objective, data, interpolates=path is not None, is_cached=cache is not None)
     if cache:
         skeleton = make_skeleton(config.model.name_or_path, own, size)
         apply_to_skeleton(finetune, skeleton)
@@ -109,7 +109,8 @@ def train(config: DictConfig) -> None:
     check_examples(data, whisper.network)
     whisper.tokens = tokens
     bias = check_vocabulary(data, whisper, interpolates=path is not None)
-    parameters = prepare_objective(objective, whisper, parameters, config.seed, is_varied=bool(augmentation))
+    trains = bool(finetune.rate_factor)
+    parameters = prepare_objective(objective, whisper, parameters, config.seed, bool(augmentation), trains)
     anchor(penalty, whisper, load_untouched)
     steps, rates = config.trainer.max_steps, plain(config.optimizer)
     beside = {"penalty": penalty, "augmentation": augmentation}
@@ -125,20 +126,20 @@ def train(config: DictConfig) -> None:
     callbacks = [*watchers, *checkpoints.callbacks, interruption, *([cache] if cache else [])]
     added = {"folder": str(run.folder), "loggers": loggers, "callbacks": callbacks, "monitored": checkpoints.monitored}
     trainer = build(config.trainer, **added, devices=ranks.devices, num_nodes=ranks.nodes)
-    if finetune.rate_factor and ranks.first:
+    if trains and ranks.first:
         record.memory = foresee(console, module, data, trainer, config)
 
     with interruption, keep_record(record, run.folder):
-        # New tokens and another writer write otherwise before they have learnt: then the model itself is loaded once more.
+        # New tokens and another writer write otherwise before they have learnt: then the model is loaded once more.
         is_changed = tokens is not own or is_rewritten
         untouched = score_other(trainer, module, load_untouched() if is_changed else whisper, data, data.panels)
         describe_test_set(console, untouched.predictions["test"])
-        if finetune.rate_factor:
+        if trains:
             resume_from = ranks.share(checkpoints.find_last) if run.resumed else None
             trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
         checkpoints.load_kept(module)
         aid, record.vocabulary = make_aid(trainer, module, data, bias)
-        is_same = not (finetune.rate_factor or aid or data.examples or path)  # `attune evaluate`: scored once is enough
+        is_same = not (trains or aid or data.examples or path)  # `attune evaluate`: scored once is enough
         if path:
             tuned, record.interpolation = path.run(trainer, module, data, load_untouched().network, untouched)
         elif is_same:

@@ -21,6 +21,10 @@ TEXTS = ["One two.", "Three four.", "Five six.", "Seven eight.", "Nine ten."]
 LOADED = [word for word in SMALL if not word.startswith("model")]
 
 
+CACHED = ["cache=encoder", "finetune=decoder"]
+REWARDED = ["objective=grpo", "objective.rewards.model=1"]
+
+
 def length(candidate: Any) -> float:
     return -abs(len(candidate.hypothesis) - len(candidate.reference))
 
@@ -159,6 +163,10 @@ def test_a_run_that_died_draws_what_it_would_have_drawn(
         ("pairs", ["objective=dpo", "objective.reference=OTHER"], r"objective.reference=.* has another vocabulary"),
         ("pairs", ["objective=reward_model", "interpolate=[0.5]", "+data.retention.us=PAIRS"], r"interpolate=null"),
         ("manifest", ["objective=mwer", "model.name_or_path=RUN"], r"has not finished"),
+        ("pairs", ["objective=reward_model", "data.validation=TEXTS"], r"judged by pairs .* validation of this corpus"),
+        ("pairs", ["objective=dpo", "objective.reference=START", *CACHED], r"objective.reference has another model"),
+        ("manifest", ["objective=grpo", "objective.reference=START", *CACHED], r"cache=none"),
+        ("manifest", [*REWARDED, "objective.reward_model=START", *CACHED], r"objective.reward_model has another model"),
     ],
 )
 def test_bad_input_ends_the_run_before_weights_load(
@@ -170,6 +178,7 @@ def test_bad_input_ends_the_run_before_weights_load(
     unfinished.mkdir()
     (unfinished / "run.json").write_text("{}")
     places = {"RUN": str(unfinished), "PAIRS": str(spoken / "pairs.jsonl"), "OTHER": str(nano_folder)}
+    places |= {"START": str(start), "TEXTS": str(spoken / "texts.jsonl")}
     for name, place in places.items():
         words = [word.replace(f"={name}", f"={place}") for word in words]
     with pytest.raises(InputError, match=message):
@@ -191,3 +200,11 @@ def test_a_reward_that_is_no_number_ends_the_run_and_loses_nothing(
 def test_a_reward_of_ones_own_is_found_by_its_path(start: Path, spoken: Path, tmp_path: Path) -> None:
     words = ["objective=grpo", "objective.samples=2", "objective.rewards.own=1", f"objective.own={__name__}.length"]
     run(tmp_path / "run", f"model.name_or_path={start}", *words_for(spoken, "manifest"), *words)
+
+
+def test_a_reward_head_that_nothing_teaches_is_refused(start: Path, spoken: Path, tmp_path: Path) -> None:
+    """It was saved, all zeros, and then ordered pairs for objective=grpo."""
+    words = [f"model.name_or_path={start}", *words_for(spoken, "pairs"), "objective=reward_model", "finetune=none"]
+    with pytest.raises(InputError, match=r"adds 33 parameters .* finetune=none would leave untrained"):
+        run(tmp_path / "run", *words)
+    assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """Preference: of two transcripts of one utterance, the model learns to find the chosen one likelier than the other."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -63,6 +64,11 @@ class Dpo(nn.Module):
         self.reference_name = reference
         self.known: dict[Key, Pair] | None = {}  # of the reference
 
+    @property
+    def listeners(self) -> list[str]:
+        """The settings by which another model than the trained one listens."""
+        return ["objective.reference"] if self.reference_name else []
+
     def check(self, data: SpeechDataModule) -> None:
         check_pairs(data, "dpo")
         check_vocabulary(self.reference_name, data.tokens)
@@ -108,14 +114,16 @@ class Dpo(nn.Module):
             return score_pairs(other, states.detach() if self.reference.hears_alike else hear(other, batch), batch)
 
 
-def check_pairs(data: SpeechDataModule, objective: str) -> None:
-    """Raises InputError where the training utterances are no pairs."""
-    train = data.splits["train"]
-    if REJECTED not in train.column_names or all(text is None for text in train[REJECTED]):
-        raise InputError(
-            f"objective={objective} learns from pairs of a chosen and a rejected transcript, and this corpus has none: "
-            "data=pairs data.train=PAIRS.jsonl. `attune pairs RUN OUT` makes them from what a model writes."
-        )
+def check_pairs(data: SpeechDataModule, objective: str, splits: Sequence[str] = ("train",)) -> None:
+    """Raises InputError where one of the splits has no pair."""
+    for split in splits:
+        rows = data.splits[split]
+        if REJECTED not in rows.column_names or all(text is None for text in rows[REJECTED]):
+            raise InputError(
+                f"objective={objective} {'learns from' if split == 'train' else 'is judged by'} pairs of a chosen and "
+                f"a rejected transcript, and {split} of this corpus has none: data=pairs data.{split}=PAIRS.jsonl. "
+                "`attune pairs RUN OUT` makes them from what a model writes."
+            )
 
 
 def list_keys(batch: Batch) -> list[Key]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attune.data.batch import Batch
 from attune.data.module import SpeechDataModule
-from attune.errors import InputError
+from attune.errors import InputError, check_whole
 from attune.model.likelihood import TokenScores
 from attune.model.whisper import Whisper
 from attune.train.objective.cross_entropy import LossTerms
@@ -70,6 +70,7 @@ class Grpo(FromHypotheses):
         own: str | None = None,
     ):
         super().__init__(samples, temperature, anchor)
+        check_whole("objective", refresh_every=refresh_every)
         if baseline not in BASELINES:
             raise InputError(f"objective.baseline={baseline}: accepted are {', '.join(BASELINES)}.")
         if samples < (2 if baseline == "group" else 1):
@@ -88,6 +89,13 @@ class Grpo(FromHypotheses):
         self.reference: Reference | OtherReference | None = None
         self.drawer: Reference | None = None
         self.rewards = Rewards({"wer": 1.0} if rewards is None else rewards, terms, reward_model, own)
+
+    @property
+    def listeners(self) -> list[str]:
+        """The settings by which another model than the trained one listens."""
+        asked = {"objective.reference": self.kl and self.reference_name}
+        asked["objective.reward_model"] = "model" in self.rewards.weights
+        return [key for key, is_asked in asked.items() if is_asked]
 
     def check(self, data: SpeechDataModule) -> None:
         check_vocabulary(self.reference_name if self.kl else None, data.tokens)

@@ -44,8 +44,12 @@ class Prepared(Protocol):
         ...
 
 
-def check_objective(objective: Any, data: SpeechDataModule, interpolates: bool) -> None:
+def check_objective(objective: Any, data: SpeechDataModule, interpolates: bool, is_cached: bool = False) -> None:
     """Refuse, before weights are loaded, what the objective cannot do.
+
+    Args:
+        interpolates: whether weights between the untouched model and the trained one are scored (interpolate=).
+        is_cached: whether encoder states stand for the sound (cache=encoder).
 
     Raises:
         InputError: with what is in the way.
@@ -55,18 +59,26 @@ def check_objective(objective: Any, data: SpeechDataModule, interpolates: bool) 
             f"interpolate chooses weights by their WER, and this objective is judged by {objective.monitored}: "
             "interpolate=null."
         )
+    if is_cached and (listeners := getattr(objective, "listeners", [])):
+        raise InputError(
+            f"cache=encoder keeps the trained model's encoder states and no sound, and {' and '.join(listeners)} has "
+            "another model listen too: cache=none."
+        )
     if isinstance(objective, Prepared):
         objective.check(data)
 
 
 def prepare_objective(
-    objective: Any, whisper: Whisper, parameters: dict[str, int], seed: int, is_varied: bool
+    objective: Any, whisper: Whisper, parameters: dict[str, int], seed: int, is_varied: bool, trains: bool = True
 ) -> dict[str, int]:
     """The counts of parameters with what the objective has added.
 
+    Args:
+        trains: whether steps are taken at all: not with finetune=none.
+
     Raises:
         InputError: a CTC head writes this model's transcripts, and only its decoder would be taught; or CTC is to
-            teach a model that has no head, or a decoder.
+            teach a model that has no head, or a decoder; or what the objective adds would not be taught at all.
     """
     if parameters["trainable"] > 0:
         by_head = isinstance(objective, Ctc | JointCtc)
@@ -74,6 +86,12 @@ def prepare_objective(
         if by_head:
             check_head(whisper.network, is_alone=isinstance(objective, Ctc))
     added = objective.prepare(whisper, seed, is_varied) if isinstance(objective, Prepared) else 0
+    if added and not trains:
+        raise InputError(
+            f"This objective adds {added} parameters to the model, which finetune=none would leave untrained. Take a "
+            "type that trains (finetune=full), or give a model that has them, a run of this objective: "
+            "model.name_or_path=RUN."
+        )
     return {name: count + added for name, count in parameters.items()}
 
 

@@ -40,7 +40,7 @@ class RewardModel:
         self.label_smoothing, self.anchor = label_smoothing, anchor
 
     def check(self, data: SpeechDataModule) -> None:
-        check_pairs(data, "reward_model")
+        check_pairs(data, "reward_model", ("train", "validation"))  # whose loss says what is best
 
     def prepare(self, whisper: Whisper, seed: int, is_varied: bool) -> int:
         return add_reward_head(whisper.network)
