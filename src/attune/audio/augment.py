@@ -47,6 +47,15 @@ def draw_uniform(low: float, high: float, count: int, generator: torch.Generator
     return low + (high - low) * torch.rand(count, generator=generator, device=generator.device)
 
 
+def check_range(name: str, **ends: float) -> None:
+    """Raises InputError where the first end of an augmentation's range lies above the second."""
+    (first, low), (second, high) = ends.items()
+    if low > high:
+        raise InputError(
+            f"augment.{name}: {first}={low:g} and {second}={high:g} are no range: {first} must not be above {second}."
+        )
+
+
 @dataclass(frozen=True)
 class Speed:
     """Faster and higher, or slower and lower, as a tape is (Ko et al. 2015). An utterance that no longer fits stays.
@@ -93,6 +102,9 @@ class Gain:
     high_db: float = 6.0
     share: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_range("gain", low_db=self.low_db, high_db=self.high_db)
+
     def __call__(self, waveform: Tensor, lengths: Tensor, generator: torch.Generator) -> Heard:
         gain = 10 ** (draw_uniform(self.low_db, self.high_db, len(lengths), generator) / 20)
         most = 1 / waveform.abs().amax(dim=-1).clamp(min=1e-9)
@@ -115,6 +127,7 @@ class Noise:
     share: float = 0.5
 
     def __post_init__(self) -> None:
+        check_range("noise", low_db=self.low_db, high_db=self.high_db)
         _ = self.recordings  # a wrong folder is said at once
 
     @cached_property
@@ -155,6 +168,7 @@ class Room:
                 f"augment.room: shortest_s={self.shortest_s:g} and longest_s={self.longest_s:g} are no range of "
                 "reverberation times: 0 < shortest_s <= longest_s."
             )
+        check_range("room", far_db=self.far_db, near_db=self.near_db)
         _ = self.recordings
 
     @cached_property

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attune.audio.waveform import HOP_SAMPLES
+from attune.errors import InputError, is_whole
 
 DYNAMIC_RANGE = 2.0  # of a log-mel: 8 decades of power, divided by 4 (audio/log_mel.py)
 DIGITAL_SILENCE = (-10.0 + 4.0) / 4.0  # the log-mel of zeros
@@ -31,6 +32,17 @@ class SpecAugment:
     time_share: float = 0.2
     mel_masks: int = 2
     mel_channels: int = 15
+
+    def __post_init__(self) -> None:
+        for name in ("time_masks", "time_frames", "mel_masks", "mel_channels"):
+            count = getattr(self, name)
+            if not is_whole(count) or count < 0:
+                raise InputError(f"augment.spec_augment.{name}={count}: accepted are whole numbers, 0 and more.")
+        if not 0 <= self.time_share <= 1:
+            raise InputError(
+                f"augment.spec_augment.time_share={self.time_share:g} is no share of an utterance: it must be in "
+                "[0, 1]."
+            )
 
     def __call__(
         self, log_mel: Float[Tensor, "batch mel frame"], lengths: Int[Tensor, "batch"], generator: torch.Generator

@@ -43,7 +43,7 @@ class Interpolation:
         limit: how much higher a judged panel's WER may be than the untouched model's, a fraction: 0.01 is one point.
 
     Raises:
-        InputError: `alphas` are no such shares.
+        InputError: `alphas` are no such shares, or `limit` is no such fraction.
     """
 
     needs = ("retention_validation",)
@@ -51,6 +51,11 @@ class Interpolation:
     def __init__(self, alphas: Sequence[float], limit: float = 0.01):
         if isinstance(alphas, str) or not isinstance(alphas, Sequence) or not alphas or not all(map(_is_share, alphas)):
             raise InputError(f"interpolate={alphas} must be a list of shares in [0, 1]: interpolate=[0,.25,.5,.75,1]")
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 0:
+            raise InputError(
+                f"retention_limit={limit} must be a fraction of 0 or more, by which the WER on retention may rise: "
+                "retention_limit=0.01 is a point."
+            )
         self.alphas = sorted({0.0, *map(float, alphas)})
         self.limit = limit
 

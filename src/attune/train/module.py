@@ -57,7 +57,7 @@ class WhisperModule(L.LightningModule):
         augmentation: what is changed in the batches of training steps, and of no others; None is nothing.
 
     Raises:
-        InputError: a rate is not above 0, or a beta not in [0, 1).
+        InputError: a rate is not above 0, a beta not in [0, 1), or a share not in [0, 1].
     """
 
     def __init__(
@@ -82,7 +82,8 @@ class WhisperModule(L.LightningModule):
         self.penalty = penalty
         self.augmentation = augmentation or Augmentation()
         width: int = whisper.network.config.d_model
-        check_optimizer(learning_rate, rate_share, betas)
+        shares = {"warmup_share": warmup_share, "final_share": final_share}
+        check_optimizer(learning_rate, rate_share, betas, weight_decay, **shares)
         default = rate_share * default_learning_rate(width, finetune.rate_factor)
         self.learning_rate = default if learning_rate is None else learning_rate
         self.rate_text = describe_learning_rate(self.learning_rate, width, finetune.rate_factor)

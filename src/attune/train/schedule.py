@@ -10,12 +10,22 @@ from attune.model.finetune.base import RateFactor
 RATES = {192: 1e-3, 384: 3.75e-5, 512: 2.5e-5, 768: 1.25e-5, 1024: 6.25e-6, 1280: 4.4e-6}
 
 
-def check_optimizer(learning_rate: float | None, rate_share: float, betas: Sequence[float]) -> None:
+def check_optimizer(
+    learning_rate: float | None, rate_share: float, betas: Sequence[float], weight_decay: float, **shares: float
+) -> None:
     """Refuse settings with which AdamW learns nothing, or breaks.
 
+    Args:
+        shares: warmup_share and final_share.
+
     Raises:
-        InputError: a rate is not above 0, or a beta not in [0, 1).
+        InputError: a rate is not above 0, a beta not in [0, 1), a share not in [0, 1], or the weights would grow.
     """
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise InputError(f"optimizer.{name}={share:g}: accepted is a share in [0, 1].")
+    if weight_decay < 0:
+        raise InputError(f"optimizer.weight_decay={weight_decay:g} would make weights grow: 0 or more.")
     for name, rate in {"learning_rate": learning_rate, "rate_share": rate_share}.items():
         if rate is not None and rate <= 0:
             raise InputError(f"optimizer.{name}={rate:g} must be above 0. No training: finetune=none.")

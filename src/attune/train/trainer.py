@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
 
-from attune.errors import InputError
+from attune.errors import InputError, is_whole
 from attune.train.allocator import return_freed_memory
 from attune.train.callbacks.checkpoints import MONITORED
 from attune.train.callbacks.compiled import Compiled
@@ -27,7 +28,7 @@ def make_trainer(
     max_steps: int = 240,
     precision: str = "auto",
     accumulate_grad_batches: int = 1,
-    gradient_clip_val: float = 1.0,
+    gradient_clip_val: float | None = 1.0,
     validate_every: int = 60,
     patience: int = 5,
     log_every: int = 5,
@@ -45,8 +46,9 @@ def make_trainer(
         max_steps: optimiser steps.
         precision: of PRECISIONS.
         accumulate_grad_batches: batches of a step, at least 1.
+        gradient_clip_val: the largest L2 norm of a step's gradient; 0 clips none.
         validate_every: optimiser steps between validations, at least 1.
-        patience: validations without a better WER after which training stops.
+        patience: validations without a better WER after which training stops, at least 1.
         log_every: optimiser steps between logged values.
         devices, num_nodes: processes on each machine, and machines; `Ranks` has counted them.
         strategy: auto (one device), ddp, fsdp (train/strategies.py), or another of Lightning's.
@@ -58,9 +60,12 @@ def make_trainer(
         InputError: a value is none of these.
     """
     counts = {"accumulate_grad_batches": accumulate_grad_batches, "validate_every": validate_every}
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"trainer.{name}={count}: accepted are 1 and more.")
+    check_counts(max_steps=max_steps, patience=patience, **counts)
+    if gradient_clip_val is not None and gradient_clip_val < 0:
+        raise InputError(
+            f"trainer.gradient_clip_val={gradient_clip_val:g} would turn the gradient round. Accepted are a norm above "
+            "0, and 0, which clips none."
+        )
     own: list[Callback] = [Patience(monitored, patience=patience), NotFinite(Path(folder), max_skipped)]
     if compile:
         own.append(Compiled())
@@ -89,6 +94,13 @@ def make_trainer(
         plugins=[WholeCheckpoints()],
         benchmark=False,
     )
+
+
+def check_counts(**counts: Any) -> None:
+    """Raises InputError where one of the trainer's counts is no whole number of at least 1."""
+    for name, count in counts.items():
+        if not is_whole(count) or count < 1:
+            raise InputError(f"trainer.{name}={count}: accepted are whole numbers, 1 and more.")
 
 
 class Patience(EarlyStopping):

@@ -26,7 +26,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
-from attune.errors import InputError, ToldError
+from attune.errors import InputError, ToldError, is_whole
 from attune.train.files import write_atomically
 
 
@@ -113,8 +113,10 @@ def open_run(config: DictConfig) -> Run:
     sweep the run's name and its folder below the sweep's say what differs between the runs.
 
     Raises:
-        InputError: the folder of a new run exists, or the one to resume is none.
+        InputError: the folder of a new run exists, the one to resume is none, or `resume` stands beside other words.
     """
+    if config.resume:
+        check_resume(config.resume)
     if config.resume or is_requeued(config.folder):
         folder = Path(config.resume or config.folder)
         return Run(read_config(folder), folder, resumed=True)
@@ -131,6 +133,33 @@ def open_run(config: DictConfig) -> Run:
     if is_sweep():
         return _open_in_sweep(config)
     return Run(config, Path(config.folder) if config.folder else _new_folder(str(config.name)), resumed=False)
+
+
+def check_resume(folder: str) -> None:
+    """Refuse words beside resume=: the run goes on with its own config, and they would change nothing.
+
+    Raises:
+        InputError: with these words.
+    """
+    if not HydraConfig.initialized():
+        return
+    words = [word for word in HydraConfig.get().overrides.task if word.lstrip("+").partition("=")[0] != "resume"]
+    if words:
+        raise InputError(
+            f"resume={folder} goes on with the run's own config, and reads no other words; got {' '.join(words)}. "
+            f"Change it in {Path(folder) / 'config.yaml'}, or begin a new run: model.name_or_path={folder}."
+        )
+
+
+def check_seed(seed: Any) -> int:
+    """A run's seed, for every generator of it.
+
+    Raises:
+        InputError: it is none that they all take.
+    """
+    if not is_whole(seed) or not 0 <= seed < 2**32:
+        raise InputError(f"seed={seed}: accepted are whole numbers from 0 to {2**32 - 1}.")
+    return seed
 
 
 def find_processes(config: DictConfig) -> dict[str, Any]:

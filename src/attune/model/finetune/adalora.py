@@ -10,7 +10,7 @@ from peft.tuners.adalora import AdaLoraModel, RankAllocator
 from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 
-from attune.errors import InputError
+from attune.errors import InputError, check_whole
 from attune.model.finetune.base import RateFactor, freeze
 from attune.model.finetune.quantize import check_quantize, quantize_linear
 from attune.model.finetune.targets import (
@@ -61,6 +61,7 @@ class Adalora:
         quantize: str | None = None,
         rate_factor: RateFactor = 10.0,
     ):
+        check_whole("finetune", every=every)
         check_rank("rank", rank)
         check_rank("target_rank", target_rank)
         if target_rank >= rank:

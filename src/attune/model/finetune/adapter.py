@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 from transformers import WhisperForConditionalGeneration
 
-from attune.errors import InputError
+from attune.errors import InputError, check_whole
 from attune.model.additions import ADAPTER, attach
 from attune.model.finetune.base import RateFactor, freeze
 from attune.model.finetune.depth import name_blocks
@@ -38,6 +38,7 @@ class Adapter:
         behind: Sequence[str] = BEHIND,
         rate_factor: RateFactor = 5.0,
     ):
+        check_whole("finetune", bottleneck=bottleneck)
         if bottleneck < 1:
             raise InputError(f"finetune.bottleneck is {bottleneck}; an adapter needs a width of at least 1.")
         if not blocks or not behind:

@@ -5,7 +5,7 @@ import copy
 from torch import nn
 from transformers import WhisperForConditionalGeneration
 
-from attune.errors import InputError
+from attune.errors import InputError, check_whole
 from attune.model.finetune.adapter import refuse_adapted
 from attune.model.finetune.base import RateFactor, freeze, unfreeze_matching
 from attune.model.finetune.depth import last_blocks
@@ -28,6 +28,7 @@ class AddedLayers:
     unmergeable = "blocks"
 
     def __init__(self, encoder: int = 1, decoder: int = 1, top: int = 0, rate_factor: RateFactor = 1.0):
+        check_whole("finetune", encoder=encoder, decoder=decoder, top=top)
         if min(encoder, decoder, top) < 0 or encoder == decoder == 0:
             raise InputError(
                 f"finetune.encoder is {encoder}, finetune.decoder {decoder}, finetune.top {top}: there must be one new "

@@ -4,7 +4,7 @@ import math
 
 from transformers import WhisperForConditionalGeneration
 
-from attune.errors import InputError
+from attune.errors import InputError, check_whole
 from attune.model.finetune.base import RateFactor, freeze, is_constant
 from attune.model.finetune.depth import Depth, measure_depth
 
@@ -29,6 +29,7 @@ class Gradual:
     """
 
     def __init__(self, blocks: int | None = None, stages: int = 4, last_at: float = 0.5, rate_factor: RateFactor = 1.0):
+        check_whole("finetune", stages=stages, **({} if blocks is None else {"blocks": blocks}))
         if blocks is not None and blocks < 1:
             raise InputError(
                 f"finetune.blocks is {blocks}: without blocks there is nothing to unfreeze. Give how many learn, "

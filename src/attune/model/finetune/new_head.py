@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from tokenizers import Tokenizer
 from transformers import WhisperForConditionalGeneration
 
-from attune.errors import InputError
+from attune.errors import InputError, check_whole
 from attune.model.finetune.base import RateFactor, freeze, unfreeze_matching
 from attune.model.finetune.vocabulary import NewVocabulary, refuse_head, replace_vocabulary, require
 from attune.text.tokenizer import exchange_pieces, learn_pieces, read_pieces
@@ -27,6 +27,7 @@ class NewHead:
     """
 
     def __init__(self, merges: int = 400, train: Sequence[str] = ("*",), rate_factor: RateFactor = 1.0):
+        check_whole("finetune", merges=merges)
         if merges < 0:
             raise InputError(f"finetune.merges is {merges}; 0 spells everything in bytes, more in longer pieces.")
         self.merges = merges

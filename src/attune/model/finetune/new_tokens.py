@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import regex
 from transformers import WhisperForConditionalGeneration
 
-from attune.errors import InputError
+from attune.errors import InputError, check_whole
 from attune.model.finetune.base import RateFactor, freeze
 from attune.model.finetune.lora import Lora
 from attune.model.finetune.vocabulary import NewVocabulary, grow_vocabulary, merge_vocabulary, refuse_head, require
@@ -52,6 +52,7 @@ class NewTokens:
                 "finetune.terms is empty and finetune.languages too, so there is no new token. List terms, leave "
                 "finetune.terms=null to have words chosen, or give a language: finetune.languages={gsw: de}."
             )
+        check_whole("finetune", count=count)
         if count < 1:
             raise InputError(f"finetune.count is {count}; at least 1 word must be chosen, or finetune.terms listed.")
         if isinstance(terms, str) and terms != VOCABULARY:

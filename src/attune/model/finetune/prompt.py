@@ -6,7 +6,7 @@ from itertools import chain, islice
 
 from transformers import WhisperForConditionalGeneration
 
-from attune.errors import InputError
+from attune.errors import InputError, check_whole
 from attune.model.additions import PROMPT, attach_prompt
 from attune.model.finetune.base import RateFactor, freeze
 from attune.model.finetune.depth import name_blocks
@@ -43,6 +43,7 @@ class Prompt:
     def __init__(
         self, tokens: int = 0, states: int = 32, blocks: Sequence[str] = BLOCKS, rate_factor: RateFactor = 10.0
     ):
+        check_whole("finetune", tokens=tokens, states=states)
         if not 0 <= tokens <= MAX_PROMPT_TOKENS:
             raise InputError(f"finetune.tokens is {tokens}; a prompt has at most {MAX_PROMPT_TOKENS} tokens; 0: none.")
         if states < 0 or tokens == states == 0:

@@ -2,7 +2,7 @@
 
 from transformers import WhisperForConditionalGeneration
 
-from attune.errors import InputError
+from attune.errors import InputError, check_whole
 from attune.model.finetune.base import RateFactor, freeze, unfreeze_matching
 from attune.model.finetune.depth import last_blocks
 
@@ -17,6 +17,7 @@ class Top:
     """
 
     def __init__(self, encoder: int = 1, decoder: int = 1, rate_factor: RateFactor = 1.0):
+        check_whole("finetune", encoder=encoder, decoder=decoder)
         if encoder == decoder == 0:
             raise InputError(
                 "finetune.encoder and finetune.decoder are both 0, so no block would learn: give one of them 1 or more."

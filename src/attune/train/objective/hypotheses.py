@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attune.data.batch import Batch
 from attune.data.module import SpeechDataModule
-from attune.errors import InputError
+from attune.errors import InputError, check_whole
 from attune.model.decode import cap_tokens
 from attune.model.finetune.ctc import find_writer
 from attune.model.likelihood import TokenScores, score_hypotheses
@@ -63,6 +63,7 @@ class FromHypotheses(nn.Module):
 
     def __init__(self, samples: int, temperature: float, anchor: float):
         super().__init__()
+        check_whole("objective", samples=samples)
         if temperature <= 0:
             raise InputError(
                 f"objective.temperature={temperature:g} must be above 0: 1 draws from the model as it is, less from "
