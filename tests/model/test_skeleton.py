@@ -20,6 +20,8 @@ from attune.model.finetune.new_head import NewHead
 from attune.model.finetune.new_tokens import NewTokens
 from attune.model.finetune.prompt import Prompt
 from attune.model.finetune.top import Top
+from attune.model.reward_head import add_reward_head
+from attune.model.save import save_whisper
 from attune.model.scratch import Scratch, make_whisper
 from attune.model.skeleton import apply_to_skeleton, make_skeleton
 from attune.model.whisper import Whisper
@@ -42,6 +44,24 @@ def test_a_skeleton_learns_what_the_model_will(finetune: FineTuning, nano_like: 
     ]
     assert shapes[0] == shapes[1]
     assert all(each.is_meta for each in skeleton.parameters())
+
+
+@pytest.mark.parametrize("kind", ["adapter", "prompt", "ctc", "reward"])
+def test_a_skeleton_has_what_lies_beside_the_model(kind: str, nano_like: Whisper, tmp_path: Path) -> None:
+    """Else finetune.train=[*adapter*] matched nothing, ahead of a model in which it would have."""
+    real = copy_of(nano_like)
+    added = {"adapter": Adapter(8), "prompt": Prompt(states=2), "ctc": Ctc(train=[])}
+    if kind in added:
+        apply_finetuning(added[kind], real.network)
+    else:
+        add_reward_head(real.network)
+    save_whisper(real, tmp_path)
+    skeleton = make_skeleton(str(tmp_path), nano_like.tokens, None)
+    shapes = [{name: each.shape for name, each in network.named_parameters()} for network in (skeleton, real.network)]
+    assert shapes[0] == shapes[1]
+    assert all(each.is_meta for each in skeleton.parameters())
+    learns = Layers([{"adapter": "*decoder*adapter*", "ctc": "ctc_head.*"}.get(kind, f"*{kind}*")])
+    assert apply_to_skeleton(learns, skeleton) == apply_finetuning(learns, real.network)
 
 
 def test_a_model_from_nothing_has_one_too(nano_like: Whisper) -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
-from whispers import copy_of
+from whispers import change, copy_of
 
 from attune.errors import InputError
 from attune.model.finetune.adalora import Adalora
+from attune.model.finetune.adapter import Adapter
 from attune.model.finetune.base import regularisation
 from attune.model.finetune.ia3 import Ia3
 from attune.model.finetune.lora import Lora
@@ -133,3 +134,12 @@ def test_what_peft_does_otherwise_is_left_to_it(nano_like: Whisper) -> None:
     layer.enable_adapters(True)
     layer.merge()
     torch.testing.assert_close(layer(x), adapted)
+
+
+def test_layers_with_an_adapter_behind_them_are_named(nano_like: Whisper) -> None:
+    """It said that out_proj matches no linear layer, of which there are six."""
+    whisper = copy_of(nano_like)
+    change(whisper, Adapter(4))
+    with pytest.raises(InputError, match=r"'out_proj' .* an adapter behind them already .*targets=\[q_proj,k_proj"):
+        change(whisper, Lora(rank=2))
+    change(whisper, Lora(rank=2, targets=["q_proj", "k_proj"]))

@@ -12,7 +12,8 @@ from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from attune.errors import InputError
+from attune.errors import InputError, check_whole
+from attune.model.additions import ADAPTER
 from attune.model.finetune.quantize import find_linear, restore_linear
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")  # every linear layer of a Whisper block
@@ -35,6 +36,7 @@ def match_linear(network: nn.Module, patterns: Sequence[str] | str) -> list[str]
     for pattern in patterns:
         found = {name for name in linear if _matches(name, pattern)}
         if not found:
+            _refuse_adapted(network, pattern, linear)
             known = list(dict.fromkeys([*map(_last, linear), *linear]))
             near = get_close_matches(pattern.replace("*", ""), known, n=4, cutoff=0.2) or known[:4]
             raise InputError(
@@ -43,6 +45,18 @@ def match_linear(network: nn.Module, patterns: Sequence[str] | str) -> list[str]
             )
         matched |= found
     return [name for name in linear if name in matched]
+
+
+def _refuse_adapted(network: nn.Module, pattern: str, free: Sequence[str]) -> None:
+    """Raises InputError where the layers that match have an adapter behind them, so that none is plain."""
+    names = [name for name, part in network.named_modules() if isinstance(part, nn.Linear) and hasattr(part, ADAPTER)]
+    if taken := [name for name in names if _matches(name, pattern)]:
+        left = [name for name in PROJECTIONS if name in set(map(_last, free))]
+        raise InputError(
+            f"finetune.targets: {pattern!r} matches linear layers that have an adapter behind them already "
+            f"({taken[0]}), which peft cannot wrap. Start from the model before the adapters, go on with finetune=full "
+            f"or layers, or leave such layers out: finetune.targets=[{','.join(left)}]."
+        )
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -60,6 +74,7 @@ def as_expression(names: Sequence[str]) -> str:
 
 def check_rank(key: str, rank: int) -> None:
     """Raises InputError where a rank holds nothing."""
+    check_whole("finetune", **{key: rank})
     if rank < 1:
         raise InputError(f"finetune.{key} is {rank}; a low-rank update needs a rank of at least 1.")
 
