@@ -25,11 +25,11 @@ def make_skeleton(name_or_path: str | None, tokens: Tokens, scratch: Scratch | N
     Raises:
         InputError: there is no Whisper at that place.
     """
-    source = None if scratch else locate(name_or_path or "")
+    source = "" if scratch else locate(name_or_path or "")
     config = make_config(tokens, scratch) if scratch else WhisperConfig.from_pretrained(source)
     with torch.device("meta"):
         network = WhisperForConditionalGeneration(config)
-        if source is not None and (path := find_additions(source)):
+        if source and (path := find_additions(source)):
             attach_additions(network, path)
     network.generation_config = complete_generation_config(GenerationConfig(), tokens)
     return network
@@ -59,9 +59,9 @@ def attach_additions(network: WhisperForConditionalGeneration, path: str) -> Non
             elif is_prompt:
                 attach_prompt(network.get_submodule(attention), size)
             elif name == f"{HEAD}.weight":
-                network.add_module(HEAD, CtcHead(*more, size - 1))
+                network.add_module(HEAD, CtcHead(more[0], size - 1))
             elif name == f"{REWARD}.weight":
-                network.add_module(REWARD, RewardHead(*more))
+                network.add_module(REWARD, RewardHead(more[0]))
     except (SafetensorError, AttributeError) as error:
         raise InputError(f"model.name_or_path: {path} does not belong to this Whisper: {error}") from None
 
