@@ -42,7 +42,8 @@ train.callbacks.encoder_cache train.callbacks.gaps train.callbacks.compiled trai
 train.callbacks.late_rejections train.reach
 train.loggers train.trainer train.aid train.scoring train.tuning train.interpolation
 report.predictions report.record report.terms report.audit_page report.sentences
-report.divergence report.errors report.figures report.augmentations report.run_page report.finish
+report.divergence report.errors report.figures report.learning_curves report.augmentations report.run_page
+report.finish
 report.compare report.differences report.runs report.tables report.ablation_figures report.trade_offs report.forest
 report.ablation_page report.ablation
 use.transcript use.words use.attempts use.segments use.listen use.stretches use.transcribe use.config

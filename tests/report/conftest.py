@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attune.audio.speech import Voice, speak
-from attune.report.figures import plot_error_types, plot_learning_curves, plot_log_mel, save_figures
+from attune.report.figures import plot_error_types, plot_log_mel, save_figures
+from attune.report.learning_curves import plot_learning_curves
 from attune.report.predictions import write_predictions
 from attune.report.record import RunRecord, write_record
 from attune.score.metrics import Prediction

@@ -14,11 +14,10 @@ from torch import Tensor
 from attune.report.figures import (
     plot_error_types,
     plot_interpolation,
-    plot_learning_curves,
     plot_log_mel,
-    read_curves,
     save_figures,
 )
+from attune.report.learning_curves import plot_learning_curves, read_curves
 from attune.report.record import RunRecord
 
 

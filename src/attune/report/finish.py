@@ -16,13 +16,8 @@ from torch import Tensor
 from attune.data.module import SpeechDataModule
 from attune.model.save import explain_additions
 from attune.report.audit_page import describe_audit, summarise_audit
-from attune.report.figures import (
-    plot_error_types,
-    plot_interpolation,
-    plot_learning_curves,
-    plot_log_mel,
-    save_figures,
-)
+from attune.report.figures import plot_error_types, plot_interpolation, plot_log_mel, save_figures
+from attune.report.learning_curves import plot_learning_curves
 from attune.report.predictions import predictions_path, read_predictions, write_predictions
 from attune.report.record import RunRecord, collect_git, collect_versions, result_table, write_record
 from attune.report.run_page import choose_shown, write_run_page

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from attune.report.compare import Row
 from attune.report.differences import TARGET, Panels
 from attune.report.errors import group_utterances
-from attune.report.figures import _INK, _MUTED, _PANEL_COLOURS, _STYLE, BLUE, RED, Curve, read_curves
+from attune.report.figures import _INK, _MUTED, _PANEL_COLOURS, _STYLE, BLUE, RED
+from attune.report.learning_curves import Curve, read_curves
 from attune.report.predictions import PredictionRow
 
 COLOURS = (BLUE, RED, *_PANEL_COLOURS)

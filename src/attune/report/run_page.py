@@ -17,7 +17,7 @@ from torch import Tensor
 from attune.audio.waveform import SAMPLE_RATE_HZ, encode_wav
 from attune.report.divergence import explain_divergence, find_divergence
 from attune.report.errors import analyse_errors
-from attune.report.figures import read_curves
+from attune.report.learning_curves import read_curves
 from attune.report.predictions import PredictionRow, predictions_path, read_predictions
 from attune.report.record import (
     RunRecord,

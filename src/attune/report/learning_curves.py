@@ -1,0 +1,101 @@
+"""The learning curves of a run, read from its metrics.csv."""
+
+import csv
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from attune.report.divergence import find_divergence
+from attune.report.figures import _MUTED, _PANEL_COLOURS, _STYLE, BLUE, RED, SKY
+from attune.report.record import format_percent
+
+Curve = tuple[np.ndarray, np.ndarray]  # optimiser steps, values
+
+
+def read_curves(metrics: Path) -> dict[str, Curve]:
+    """Lightning's metrics.csv -> {key: (steps, values)}; its table is sparse, and only what was logged is kept."""
+    if not metrics.is_file():
+        return {}
+    points: dict[str, list[tuple[float, float]]] = {}
+    with metrics.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            for key, cell in row.items():
+                if key and cell and row.get("step") and key not in ("step", "epoch"):
+                    points.setdefault(key, []).append((float(row["step"] or 0), float(cell)))
+    return {key: _to_curve(values) for key, values in points.items()}
+
+
+@matplotlib.rc_context(_STYLE)
+def plot_learning_curves(metrics: Path, loss_unit: str = "nats per token") -> Figure | None:
+    """Loss above, validation WER below, against the optimiser's steps; None if the run logged neither. Shaded is where
+    the loss falls while the WER rises.
+
+    Args:
+        metrics: Lightning's metrics.csv, with the columns step, train/loss, val/loss, val/wer, val/wer/PANEL.
+        loss_unit: what one unit of the loss is; an objective other than cross-entropy says its own.
+    """
+    curves = read_curves(metrics)
+    wer = {key: curve for key, curve in curves.items() if key.startswith("val/wer")}
+    losses = {key: curves[key] for key in ("train/loss", "val/loss") if key in curves}
+    if not wer and not losses:
+        return None
+    parts = [part for part in (losses, wer) if part]
+    figure = Figure(figsize=(7.2, 2.5 * len(parts)))
+    axes = figure.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0]
+    if losses:
+        _draw_losses(axes[0], losses, loss_unit)
+    if wer:
+        _draw_wer(axes[-1], wer)
+    if found := find_divergence(curves):
+        for each in axes:
+            each.axvspan(found.first_step, found.last_step, color=RED, alpha=0.08, linewidth=0)
+        axes[-1].set_title("shaded: loss falls, WER rises", fontsize=9, color=_MUTED)
+    axes[-1].set_xlabel("Optimiser step")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def _to_curve(points: list[tuple[float, float]]) -> Curve:
+    steps, values = np.array(sorted(points, key=lambda point: point[0])).T
+    return steps, values
+
+
+def _draw_losses(axes: Axes, losses: dict[str, Curve], unit: str) -> None:
+    if "train/loss" in losses:
+        steps, values = losses["train/loss"]
+        width = max(1, len(values) // 25)
+        axes.plot(steps, values, color=SKY, linewidth=0.8, alpha=0.65 if width > 1 else 0)
+        label = f"training, mean of {width} points" if width > 1 else "training"
+        axes.plot(steps, _smooth(values, width), color=BLUE, label=label)
+    if "val/loss" in losses:
+        axes.plot(*losses["val/loss"], color=RED, marker="o", markersize=4, label="validation")
+    axes.set_ylabel(f"Loss ({unit})")
+    axes.legend()
+
+
+def _draw_wer(axes: Axes, wer: dict[str, Curve]) -> None:
+    """The target's WER in red, and dotted where it began; dashed, the panels that should not be forgotten."""
+    if "val/wer" in wer:
+        steps, values = wer["val/wer"]
+        axes.plot(steps, 100 * values, color=RED, marker="o", markersize=4, label="target", zorder=3)
+        if steps[0] == 0:
+            label = f"target, untouched model: {format_percent(values[0])}"
+            axes.axhline(100 * values[0], color=_MUTED, linestyle=":", linewidth=1.4, label=label)
+    for colour, key in zip(cycle(_PANEL_COLOURS), sorted(wer.keys() - {"val/wer"}), strict=False):
+        steps, values = wer[key]
+        label = key.removeprefix("val/wer/")
+        axes.plot(steps, 100 * values, "--", color=colour, marker="s", markersize=3.5, label=label)
+    axes.set_ylabel("Validation WER (%)")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+
+
+def _smooth(values: np.ndarray, width: int) -> np.ndarray:
+    """Centred running mean; at both ends over the points there are, so that the curve neither lags nor sags."""
+    kernel = np.ones(width)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
