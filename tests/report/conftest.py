@@ -85,13 +85,13 @@ def record(panels: dict[str, tuple[list[Prediction], list[Prediction]]]) -> RunR
 
 @pytest.fixture
 def metrics(tmp_path: Path) -> Path:
-    """metrics.csv as Lightning's CSVLogger writes it: one kind of event a row, the other cells empty."""
+    """metrics.csv as Lightning's CSVLogger writes it: one kind of event a row, the other cells empty. Its steps count from 0."""
     rng = random.Random(0)
-    lines = ["epoch,step,train/learning_rate,train/loss,val/loss,val/wer,val/wer/us", "0,0,,,2.9,0.441,0.052"]
+    lines = ["epoch,step,train/learning_rate,train/loss,val/loss,val/wer,val/wer/us"]
     for step in range(1, 301):
-        lines.append(f"0,{step},{1e-4 * step / 300},{2.8 * 0.99**step + 0.3 + rng.gauss(0, 0.08)},,,")
+        lines.append(f"0,{step - 1},{1e-4 * step / 300},{2.8 * 0.99**step + 0.3 + rng.gauss(0, 0.08)},,,")
         if step % 60 == 0:
-            lines.append(f"0,{step},,,{2.6 * 0.99**step + 0.5},{0.42 * 0.993**step + 0.08},{0.05 + step / 1500}")
+            lines.append(f"0,{step - 1},,,{2.6 * 0.99**step + 0.5},{0.42 * 0.993**step + 0.08},{0.05 + step / 1500}")
     path = tmp_path / "metrics.csv"
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -166,7 +166,7 @@ def test_the_composed_config_is_preferred(run_folder: Path) -> None:
 def test_the_page_says_where_the_errors_are(page: str, run_folder: Path) -> None:
     assert "Where the errors are" in page and "What no listener would write" in page
     assert "By speaker" in page and "By duration" in page
-    (run_folder / "metrics.csv").write_text("step,val/loss,val/wer\n10,1.5,0.2\n20,1.0,0.3\n")
+    (run_folder / "metrics.csv").write_text("step,val/loss,val/wer\n9,1.5,0.2\n19,1.0,0.3\n")
     told = write_run_page(run_folder, {}).read_text("utf-8")
     assert "The loss fell while the word error rate rose" in told and "From step 10 to step 20" in told
     assert "The loss fell while the word error rate rose" not in page

@@ -12,13 +12,16 @@ from matplotlib.ticker import MaxNLocator
 
 from attune.report.divergence import find_divergence
 from attune.report.figures import _MUTED, _PANEL_COLOURS, _STYLE, BLUE, RED, SKY
-from attune.report.record import format_percent
 
 Curve = tuple[np.ndarray, np.ndarray]  # optimiser steps, values
 
 
 def read_curves(metrics: Path) -> dict[str, Curve]:
-    """Lightning's metrics.csv -> {key: (steps, values)}; its table is sparse, and only what was logged is kept."""
+    """Lightning's metrics.csv -> {key: (steps, values)}; its table is sparse, and only what was logged is kept.
+
+    A step is the number of steps taken: Lightning writes how many were taken before, and what is logged at its step 0
+    is of the model after one.
+    """
     if not metrics.is_file():
         return {}
     points: dict[str, list[tuple[float, float]]] = {}
@@ -26,7 +29,7 @@ def read_curves(metrics: Path) -> dict[str, Curve]:
         for row in csv.DictReader(file):
             for key, cell in row.items():
                 if key and cell and row.get("step") and key not in ("step", "epoch"):
-                    points.setdefault(key, []).append((float(row["step"] or 0), float(cell)))
+                    points.setdefault(key, []).append((float(row["step"] or 0) + 1, float(cell)))
     return {key: _to_curve(values) for key, values in points.items()}
 
 
@@ -79,13 +82,10 @@ def _draw_losses(axes: Axes, losses: dict[str, Curve], unit: str) -> None:
 
 
 def _draw_wer(axes: Axes, wer: dict[str, Curve]) -> None:
-    """The target's WER in red, and dotted where it began; dashed, the panels that should not be forgotten."""
+    """The target's WER in red; dashed, the panels that should not be forgotten."""
     if "val/wer" in wer:
         steps, values = wer["val/wer"]
         axes.plot(steps, 100 * values, color=RED, marker="o", markersize=4, label="target", zorder=3)
-        if steps[0] == 0:
-            label = f"target, untouched model: {format_percent(values[0])}"
-            axes.axhline(100 * values[0], color=_MUTED, linestyle=":", linewidth=1.4, label=label)
     for colour, key in zip(cycle(_PANEL_COLOURS), sorted(wer.keys() - {"val/wer"}), strict=False):
         steps, values = wer[key]
         label = key.removeprefix("val/wer/")
