@@ -126,7 +126,7 @@ def train(config: DictConfig) -> None:
     module = choose_module(config.trainer.strategy)(whisper, finetune, objective, steps=steps, **beside, **rates)
 
     ranks.share(partial(start, run, data, augmentation))
-    record = start_record(plain(config), parameters, data)
+    record = start_record(plain(config), parameters, data, objective)
     describe_run(console, record, data, run.folder, module.rate_text)
     loggers = make_loggers(run.folder, config.name, plain(config), **plain(config.logger)) if ranks.first else []
     speed = Throughput(run.opened_at or LAUNCHED_AT)

@@ -85,7 +85,7 @@ def record(panels: dict[str, tuple[list[Prediction], list[Prediction]]]) -> RunR
 
 @pytest.fixture
 def metrics(tmp_path: Path) -> Path:
-    """metrics.csv as Lightning's CSVLogger writes it: one kind of event a row, the other cells empty. Its steps count from 0."""
+    """metrics.csv as Lightning's CSVLogger writes it: one kind of event a row, the other cells empty; steps from 0."""
     rng = random.Random(0)
     lines = ["epoch,step,train/learning_rate,train/loss,val/loss,val/wer,val/wer/us"]
     for step in range(1, 301):

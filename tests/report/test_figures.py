@@ -19,6 +19,11 @@ from attune.report.figures import (
 )
 from attune.report.learning_curves import plot_learning_curves, read_curves
 from attune.report.record import RunRecord
+from attune.train.objective.cross_entropy import CrossEntropy
+from attune.train.objective.dpo import Dpo
+from attune.train.objective.mwer import Mwer
+from attune.train.objective.preparation import describe_loss
+from attune.train.objective.reward_model import RewardModel
 
 
 def draw_lines(figure: Figure, axes: int) -> dict[str, tuple[list[float], list[float]]]:
@@ -50,11 +55,45 @@ def test_learning_curves_hold_the_logged_values(metrics: Path) -> None:
 def test_the_running_mean_keeps_a_constant_loss(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,train/loss\n" + "".join(f"{step},1.5\n" for step in range(1, 101)))
-    figure = plot_learning_curves(path, loss_unit="expected word errors")
+    figure = plot_learning_curves(path, {"unit": "per utterance", "validation_unit": "per utterance"})
     assert figure is not None
     assert draw_lines(figure, 0)["training, mean of 4 points"][1] == pytest.approx([1.5] * 100)
     assert len(figure.axes) == 1  # nothing was validated: no empty panel
-    assert figure.axes[0].get_ylabel() == "Loss (expected word errors)"
+    assert figure.axes[0].get_ylabel() == "Loss (per utterance)"
+
+
+def test_losses_of_different_kinds_have_an_axis_each(tmp_path: Path) -> None:
+    """Drawn hypotheses learn by the utterance and are validated by the token; one logged point is a point."""
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,train/loss,val/loss,val/wer\n2,,7.2,1.5\n4,0.45,,\n5,,6.6,1.6\n")
+    figure = plot_learning_curves(path, describe_loss(Mwer()))
+    assert figure is not None
+    labels = ["Loss (per utterance)", "Loss (nats per token)", "Validation WER (%)"]
+    assert [axes.get_ylabel() for axes in figure.axes] == labels
+    assert draw_lines(figure, 0)["training"] == ([5], [0.45]) and figure.axes[0].lines[-1].get_marker() == "."
+    assert draw_lines(figure, 1)["validation"] == ([3, 6], [7.2, 6.6])
+    assert figure.axes[2].get_ylim() == (0, pytest.approx(1.08 * 160))  # no curve runs along the upper edge
+
+
+@pytest.mark.parametrize(
+    ("objective", "units"),
+    [
+        (CrossEntropy(), ("nats per token", "nats per token")),
+        (Dpo(), ("nats per utterance", "nats per utterance")),
+        (RewardModel(), ("nats per utterance", "nats per utterance")),
+        (object(), ("", "")),
+    ],
+)
+def test_an_objective_tells_what_its_loss_is(objective: object, units: tuple[str, str]) -> None:
+    assert tuple(describe_loss(objective).values()) == units
+
+
+def test_what_is_not_judged_by_the_wer_has_no_shaded_part(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,val/loss,val/wer\n9,1.5,0.2\n19,1.0,0.3\n")
+    for monitored, title in (("val/wer", "shaded: loss falls, WER rises"), ("val/loss", "")):
+        figure = plot_learning_curves(path, {"monitored": monitored})
+        assert figure is not None and figure.axes[-1].get_title(loc="left") == title
 
 
 def test_the_model_after_one_step_is_not_called_untouched(tmp_path: Path) -> None:

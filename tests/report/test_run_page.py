@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attune.errors import InputError
 from attune.report.predictions import PredictionRow, predictions_path, read_predictions, write_predictions
-from attune.report.record import RunRecord, write_record
+from attune.report.record import RunRecord, read_record, write_record
 from attune.report.run_page import Difference, choose_utterances, compute_differences, encode_audio, write_run_page
 from attune.report.sentences import (
     describe_interpolation,
@@ -170,6 +170,9 @@ def test_the_page_says_where_the_errors_are(page: str, run_folder: Path) -> None
     told = write_run_page(run_folder, {}).read_text("utf-8")
     assert "The loss fell while the word error rate rose" in told and "From step 10 to step 20" in told
     assert "The loss fell while the word error rate rose" not in page
+    write_record(replace(read_record(run_folder), loss={"monitored": "val/loss"}), run_folder)
+    other = write_run_page(run_folder, {}).read_text("utf-8")  # of a reward model, whose WER is chosen by nothing
+    assert "The loss fell while the word error rate rose" not in other
     assert Elements(told).open == []
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from attune.report.compare import Row
-from attune.report.figures import _INK, _MUTED, _PANEL_COLOURS, _STYLE, BLUE, RED
+from attune.report.figures import _INK, _MUTED, _PANEL_COLOURS, _STYLE, BLUE, RED, begin_at_zero
 
 SHOTS = "data.shots="
 
@@ -60,7 +60,7 @@ def plot_shots(rows: Sequence[Row]) -> Figure | None:
     _name_ticks(axes, lines)
     axes.set_xlabel("Training utterances")
     axes.set_ylabel("WER on the target (%)")
-    axes.set_ylim(bottom=0)
+    begin_at_zero(axes)
     axes.legend()
     return figure
 

@@ -21,13 +21,15 @@ class Divergence:
     last_wer: float
 
 
-def find_divergence(curves: Mapping[str, tuple[NDArray, NDArray]]) -> Divergence | None:
+def find_divergence(curves: Mapping[str, tuple[NDArray, NDArray]], monitored: str | None = None) -> Divergence | None:
     """The two validations between which the WER rose most while the loss fell; None where there are no such two.
 
     Args:
         curves: key -> (steps, values), with val/loss and val/wer among them.
+        monitored: what the kept weights have the least of; None is the WER. An objective that is not judged by the
+            WER does not teach to write: that the WER rises is then no surprise, and nothing is found.
     """
-    if not {"val/loss", "val/wer"} <= curves.keys():
+    if monitored not in (None, "val/wer") or not {"val/loss", "val/wer"} <= curves.keys():
         return None
     losses, rates = (
         {float(step): float(value) for step, value in zip(*curves[key], strict=True)} for key in ("val/loss", "val/wer")

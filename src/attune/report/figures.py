@@ -136,6 +136,12 @@ def plot_log_mel(
     return figure
 
 
+def begin_at_zero(axes: Axes) -> None:
+    """The y-axis from 0 to a little above what has been drawn: no curve runs along the upper edge, or over it."""
+    highest = axes.dataLim.y1
+    axes.set_ylim(0, 1.08 * highest if 0 < highest < float("inf") else 1)
+
+
 def save_figures(
     folder: Path, figures: Mapping[str, Figure | None], kinds: Sequence[Literal["png", "svg"]] = ("png",)
 ) -> list[Path]:

@@ -17,7 +17,7 @@ from attune.data.module import SpeechDataModule
 from attune.model.save import explain_additions
 from attune.report.audit_page import describe_audit, summarise_audit
 from attune.report.figures import plot_error_types, plot_interpolation, plot_log_mel, save_figures
-from attune.report.learning_curves import plot_learning_curves
+from attune.report.learning_curves import CROSS_ENTROPY, plot_learning_curves
 from attune.report.predictions import predictions_path, read_predictions, write_predictions
 from attune.report.record import RunRecord, collect_git, collect_versions, result_table, write_record
 from attune.report.run_page import choose_shown, write_run_page
@@ -29,13 +29,17 @@ from attune.score.significance import detectable_difference
 from attune.score.statistics import choose_units, standard_error
 from attune.text.counted import count_of
 from attune.text.normalise import NORMALISER, describe_normalisers
+from attune.train.callbacks.checkpoints import find_monitored
+from attune.train.objective.preparation import describe_loss
 from attune.train.scoring import Scores, sum_seconds
 
 Waveforms = dict[tuple[str, str], Float[Tensor, "sample"]]
 
 
-def start_record(config: Mapping[str, Any], parameters: dict[str, int], data: SpeechDataModule) -> RunRecord:
-    """What is known before the first step."""
+def start_record(
+    config: Mapping[str, Any], parameters: dict[str, int], data: SpeechDataModule, objective: object = None
+) -> RunRecord:
+    """What is known before the first step; without an objective none is taken."""
     return RunRecord(
         name=config["name"],
         seed=config["seed"],
@@ -44,6 +48,7 @@ def start_record(config: Mapping[str, Any], parameters: dict[str, int], data: Sp
         versions=collect_versions(),
         parameters=parameters,
         context=data.context.name,
+        loss=describe_loss(objective) | {"monitored": find_monitored(objective)} if objective else {},
         normaliser=NORMALISER,
         vocabulary=data.vocabulary.describe(data.tokens) if data.vocabulary else {},
         splits={name: measure_split(split) for name, split in data.splits.items()},
@@ -197,7 +202,7 @@ def _collect_waveforms(folder: Path, record: RunRecord, data: SpeechDataModule) 
 def _draw(folder: Path, record: RunRecord, waveforms: Waveforms) -> None:
     rows = {row.id: row for row in read_predictions(predictions_path(folder, "test"))}
     figures = {
-        "learning_curves": plot_learning_curves(folder / "metrics.csv"),
+        "learning_curves": plot_learning_curves(folder / "metrics.csv", record.loss or CROSS_ENTROPY),
         "error_types": plot_error_types(record),
         "interpolation": plot_interpolation(record),
     }

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from attune.report.compare import Row
 from attune.report.differences import TARGET, Panels
 from attune.report.errors import group_utterances
-from attune.report.figures import _INK, _MUTED, _PANEL_COLOURS, _STYLE, BLUE, RED
+from attune.report.figures import _INK, _MUTED, _PANEL_COLOURS, _STYLE, BLUE, RED, begin_at_zero
 from attune.report.learning_curves import Curve, read_curves
 from attune.report.predictions import PredictionRow
 
@@ -81,7 +81,7 @@ def plot_curves(rows: Sequence[Row]) -> Figure | None:
         )
     axes.set_xlabel("Optimiser step")
     axes.set_ylabel("Validation WER (%)")
-    axes.set_ylim(bottom=0)
+    begin_at_zero(axes)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
@@ -151,6 +151,6 @@ def _draw_groups(
         places, list(groups), rotation=30 if len(groups) > 5 else 0, ha="right" if len(groups) > 5 else "center"
     )
     axes.set_ylabel("WER (%)")
-    axes.set_ylim(bottom=0)
+    begin_at_zero(axes)
     axes.set_title(f"By {kind}")
     axes.grid(axis="x", visible=False)

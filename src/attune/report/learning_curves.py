@@ -1,6 +1,7 @@
 """The learning curves of a run, read from its metrics.csv."""
 
 import csv
+from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from attune.report.divergence import find_divergence
-from attune.report.figures import _MUTED, _PANEL_COLOURS, _STYLE, BLUE, RED, SKY
+from attune.report.figures import _MUTED, _PANEL_COLOURS, _STYLE, BLUE, RED, SKY, begin_at_zero
+
+CROSS_ENTROPY = {"unit": "nats per token", "validation_unit": "nats per token", "monitored": "val/wer"}
+FEW_POINTS = 10
 
 Curve = tuple[np.ndarray, np.ndarray]  # optimiser steps, values
 
@@ -34,27 +38,27 @@ def read_curves(metrics: Path) -> dict[str, Curve]:
 
 
 @matplotlib.rc_context(_STYLE)
-def plot_learning_curves(metrics: Path, loss_unit: str = "nats per token") -> Figure | None:
+def plot_learning_curves(metrics: Path, loss: Mapping[str, str] = CROSS_ENTROPY) -> Figure | None:
     """Loss above, validation WER below, against the optimiser's steps; None if the run logged neither. Shaded is where
-    the loss falls while the WER rises.
+    the loss falls while the WER rises. Losses of different units have an axis each.
 
     Args:
         metrics: Lightning's metrics.csv, with the columns step, train/loss, val/loss, val/wer, val/wer/PANEL.
-        loss_unit: what one unit of the loss is; an objective other than cross-entropy says its own.
+        loss: unit, validation_unit and monitored, as a record has them.
     """
     curves = read_curves(metrics)
     wer = {key: curve for key, curve in curves.items() if key.startswith("val/wer")}
-    losses = {key: curves[key] for key in ("train/loss", "val/loss") if key in curves}
-    if not wer and not losses:
+    losses = _part_losses({key: curves[key] for key in ("train/loss", "val/loss") if key in curves}, loss)
+    parts = [*losses, *([wer] if wer else [])]
+    if not parts:
         return None
-    parts = [part for part in (losses, wer) if part]
     figure = Figure(figsize=(7.2, 2.5 * len(parts)))
     axes = figure.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0]
-    if losses:
-        _draw_losses(axes[0], losses, loss_unit)
+    for each, part in zip(axes, losses, strict=False):
+        _draw_losses(each, part, loss)
     if wer:
         _draw_wer(axes[-1], wer)
-    if found := find_divergence(curves):
+    if found := find_divergence(curves, loss.get("monitored")):
         for each in axes:
             each.axvspan(found.first_step, found.last_step, color=RED, alpha=0.08, linewidth=0)
         axes[-1].set_title("shaded: loss falls, WER rises", fontsize=9, color=_MUTED)
@@ -63,21 +67,31 @@ def plot_learning_curves(metrics: Path, loss_unit: str = "nats per token") -> Fi
     return figure
 
 
+def _part_losses(losses: dict[str, Curve], loss: Mapping[str, str]) -> list[dict[str, Curve]]:
+    """What stands on one axis: both, or each by itself where they are of different units."""
+    if loss.get("unit") == loss.get("validation_unit"):
+        return [losses] if losses else []
+    return [{key: curve} for key, curve in losses.items()]
+
+
 def _to_curve(points: list[tuple[float, float]]) -> Curve:
     steps, values = np.array(sorted(points, key=lambda point: point[0])).T
     return steps, values
 
 
-def _draw_losses(axes: Axes, losses: dict[str, Curve], unit: str) -> None:
+def _draw_losses(axes: Axes, losses: dict[str, Curve], loss: Mapping[str, str]) -> None:
     if "train/loss" in losses:
         steps, values = losses["train/loss"]
         width = max(1, len(values) // 25)
         axes.plot(steps, values, color=SKY, linewidth=0.8, alpha=0.65 if width > 1 else 0)
         label = f"training, mean of {width} points" if width > 1 else "training"
-        axes.plot(steps, _smooth(values, width), color=BLUE, label=label)
+        # A line of one point is none.
+        marker = "." if len(values) <= FEW_POINTS else ""
+        axes.plot(steps, _smooth(values, width), color=BLUE, marker=marker, label=label)
     if "val/loss" in losses:
         axes.plot(*losses["val/loss"], color=RED, marker="o", markersize=4, label="validation")
-    axes.set_ylabel(f"Loss ({unit})")
+    unit = loss.get("unit" if "train/loss" in losses else "validation_unit")
+    axes.set_ylabel(f"Loss ({unit})" if unit else "Loss")
     axes.legend()
 
 
@@ -91,7 +105,7 @@ def _draw_wer(axes: Axes, wer: dict[str, Curve]) -> None:
         label = key.removeprefix("val/wer/")
         axes.plot(steps, 100 * values, "--", color=colour, marker="s", markersize=3.5, label=label)
     axes.set_ylabel("Validation WER (%)")
-    axes.set_ylim(bottom=0)
+    begin_at_zero(axes)
     axes.legend()
 
 

@@ -56,6 +56,9 @@ class RunRecord:
     # Of a run with a vocabulary: source, terms, spoken, prompt {kind, dropped}, bias, and where validation chose it
     # tuning [{bias, f1, recall, unbiased_wer, wer}] and rule
     vocabulary: dict[str, Any] = field(default_factory=dict)
+    # Of the objective: unit and validation_unit of the logged losses, monitored (what the kept weights have the least
+    # of); {} where there is none, and in records from before it was written
+    loss: dict[str, str] = field(default_factory=dict)
     normaliser: str | None = None  # of the words that WER counts; None in records from before it was written
     # What the run was foreseen to need at its fullest moment: parameters, gradients, optimiser, activations, logits,
     # process, total; and available

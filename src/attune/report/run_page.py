@@ -96,7 +96,8 @@ def write_run_page(folder: Path, waveforms: Waveforms) -> Path:
         figures=[(path.stem, to_data_uri("image/png", path.read_bytes())) for path in _list_figures(folder)],
         errors=analyse_errors(panels) if panels.get("test") else None,
         divergence=explain_divergence(
-            find_divergence(read_curves(folder / "metrics.csv")), str(record.config.get("keep", "best"))
+            find_divergence(read_curves(folder / "metrics.csv"), record.loss.get("monitored")),
+            str(record.config.get("keep", "best")),
         ),
         terms=list_term_panels(record),
         terms_told=describe_terms(record),

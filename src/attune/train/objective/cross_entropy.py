@@ -17,6 +17,7 @@ from attune.model.whisper import Whisper
 # Of logits in fp32 that are there at one time; the backward pass needs three times as much. With OpenAI's vocabulary
 # that is 1,293 tokens: some 80 utterances of five seconds.
 LOGITS_BYTES = 2**28
+PER_TOKEN, PER_UTTERANCE = "nats per token", "nats per utterance"  # of a loss; an objective tells its own
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class CrossEntropy:
     Raises:
         InputError: it is not.
     """
+
+    loss_unit = PER_TOKEN
 
     def __init__(self, label_smoothing: float = 0.0):
         if not 0 <= label_smoothing < 1:

@@ -10,7 +10,7 @@ from attune.errors import InputError
 from attune.model.additions import HEAD
 from attune.model.finetune.ctc import count_positions, learns
 from attune.model.whisper import Whisper
-from attune.train.objective.cross_entropy import LossTerms
+from attune.train.objective.cross_entropy import PER_TOKEN, LossTerms
 
 
 class Ctc:
@@ -18,6 +18,8 @@ class Ctc:
 
     Divided by the text tokens and one end per utterance, as many as cross-entropy supervises without timestamps.
     """
+
+    loss_unit = PER_TOKEN
 
     def loss(self, whisper: Whisper, batch: Batch) -> LossTerms:
         return self.loss_from_states(whisper, whisper.encode(batch.waveform), batch)

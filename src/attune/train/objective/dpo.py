@@ -15,7 +15,7 @@ from attune.errors import InputError
 from attune.model.likelihood import compute_token_scores
 from attune.model.whisper import Whisper
 from attune.text.tokens import IGNORED
-from attune.train.objective.cross_entropy import LossTerms
+from attune.train.objective.cross_entropy import PER_UTTERANCE, LossTerms
 from attune.train.objective.hypotheses import hear
 from attune.train.objective.reference import OtherReference, Reference, check_vocabulary, take_reference
 
@@ -45,6 +45,7 @@ class Dpo(nn.Module):
     """
 
     step: int = 0
+    loss_unit = PER_UTTERANCE
     reference: Reference | OtherReference
 
     def __init__(

@@ -22,7 +22,7 @@ from attune.model.finetune.ctc import find_writer
 from attune.model.likelihood import TokenScores, score_hypotheses
 from attune.model.sample import Hypothesis, sample, search
 from attune.model.whisper import Whisper
-from attune.train.objective.cross_entropy import CrossEntropy, LossTerms
+from attune.train.objective.cross_entropy import PER_TOKEN, CrossEntropy, LossTerms
 from attune.train.objective.reference import evaluating
 
 
@@ -60,6 +60,8 @@ class FromHypotheses(nn.Module):
 
     step: int = 0
     seed: int = 0
+    loss_unit = "per utterance"  # of errors or advantages, and of the anchor's nats
+    validation_loss_unit = PER_TOKEN
 
     def __init__(self, samples: int, temperature: float, anchor: float):
         super().__init__()

@@ -68,6 +68,12 @@ def check_objective(objective: Any, data: SpeechDataModule, interpolates: bool, 
         objective.check(data)
 
 
+def describe_loss(objective: Any) -> dict[str, str]:
+    """What one unit of the loss is, in training and in validation; "" where the objective does not tell."""
+    unit = getattr(objective, "loss_unit", "")
+    return {"unit": unit, "validation_unit": getattr(objective, "validation_loss_unit", unit)}
+
+
 def prepare_objective(
     objective: Any, whisper: Whisper, parameters: dict[str, int], seed: int, is_varied: bool, trains: bool = True
 ) -> dict[str, int]:

@@ -10,7 +10,7 @@ from attune.errors import InputError
 from attune.model.additions import REWARD
 from attune.model.reward_head import add_reward_head, score_transcripts
 from attune.model.whisper import Whisper
-from attune.train.objective.cross_entropy import CrossEntropy, LossTerms
+from attune.train.objective.cross_entropy import PER_UTTERANCE, CrossEntropy, LossTerms
 from attune.train.objective.dpo import check_pairs, compute_preference_loss, describe_margins, find_pairs
 from attune.train.objective.hypotheses import hear
 
@@ -30,6 +30,7 @@ class RewardModel:
 
     step: int = 0
     monitored = "val/loss"
+    loss_unit = PER_UTTERANCE
 
     def __init__(self, label_smoothing: float = 0.0, anchor: float = 0.0):
         if not 0 <= label_smoothing < 0.5 or anchor < 0:
