@@ -326,7 +326,7 @@ def test_one_message_and_no_traceback() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "Nothing was trained: the untouched model has a word error rate of"),
+        ([], "Nothing was trained: the model has a word error rate of"),
         (["data.in_context=2"], "Without training, 2 examples in context"),
     ],
 )

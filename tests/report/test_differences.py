@@ -103,7 +103,7 @@ def test_a_model_beside_itself_is_no_comparison(tmp_path: Path) -> None:
             write_record(make_record(finetune, seed, wer=sum(wrong) / 240), folder)
             write_predictions(folder, "test", predict(wrong), predict(wrong))
     found = add_differences(make_rows(runs := read_runs([tmp_path])), read_panels(runs))
-    assert [(panel.p, panel.p_holm, panel.difference) for panel in found.panels] == [(None, None, 0.0)] * 2
+    assert [(panel.p, panel.p_holm, panel.difference) for panel in found.panels] == [(None, None, None)] * 2
     assert any("over 0 comparisons, the first row over 1." in note for note in found.notes)
     (told,) = [note for note in found.notes if "shows a difference of" in note]
     assert "of 0.0 points" not in told

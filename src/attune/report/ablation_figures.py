@@ -17,20 +17,24 @@ SHOTS = "data.shots="
 def plot_settings(rows: Sequence[Row]) -> Figure | None:
     """Target WER of each setting with its 95 % interval, beside WER on what should be kept; None if no run finished.
 
-    A point is the mean over seeds, a small one a single seed. Hollow is the untouched model.
+    A point is the mean over seeds, a small one a single seed. Hollow is the untouched model; models that were only
+    scored have none beside them.
     """
     settings = group_finished(rows)
     if not settings:
         return None
     middles = {setting: _middle(runs, rows) for setting, runs in settings.items()}
     is_kept = any(row.retention_after is not None for row in middles.values())
+    is_changed = any(row.trainable or row.wer_before != row.wer_after for row in middles.values())
     figure = Figure(figsize=(9.6 if is_kept else 7.2, 1.3 + 0.42 * len(settings)))
     panels = figure.subplots(1, 1 + is_kept, sharey=True, squeeze=False)[0]
     for height, (setting, runs) in enumerate(settings.items()):
-        _draw_target(panels[0], height, middles[setting], runs)
+        _draw_target(panels[0], height, middles[setting], runs, is_changed)
         if is_kept:
-            _draw_retention(panels[1], height, middles[setting])
-    panels[0].set_yticks(range(len(settings)), [_label(setting, row) for setting, row in middles.items()])
+            _draw_retention(panels[1], height, middles[setting], is_changed)
+    panels[0].set_yticks(
+        range(len(settings)), [_label(setting, row if is_changed else None) for setting, row in middles.items()]
+    )
     panels[0].set_ylim(len(settings) - 0.5, -0.5)  # the first on top
     panels[0].set_xlabel("WER on the target (%), 95 % interval")
     if is_kept:
@@ -80,9 +84,9 @@ def _middle(runs: Sequence[Row], rows: Sequence[Row]) -> Row:
     return means[0] if means else runs[0]
 
 
-def _draw_target(axes: Axes, height: int, middle: Row, runs: Sequence[Row]) -> None:
+def _draw_target(axes: Axes, height: int, middle: Row, runs: Sequence[Row], is_changed: bool) -> None:
     first = height == 0
-    if middle.wer_before is not None:
+    if is_changed and middle.wer_before is not None:
         label = "untouched" if first else None
         axes.plot(100 * middle.wer_before, height, "o", mfc="none", mec=_MUTED, label=label)
     axes.errorbar(
@@ -91,19 +95,20 @@ def _draw_target(axes: Axes, height: int, middle: Row, runs: Sequence[Row]) -> N
         fmt="o",
         color=RED,
         capsize=3,
-        label="fine-tuned" if first else None,
+        label=("fine-tuned" if is_changed else "the model") if first else None,
     )
     if len(runs) > 1:
         rates = [100 * (row.wer_after or 0.0) for row in runs]
         axes.plot(rates, [height] * len(runs), "|", color=_INK, markersize=9, label="each seed" if first else None)
 
 
-def _draw_retention(axes: Axes, height: int, middle: Row) -> None:
+def _draw_retention(axes: Axes, height: int, middle: Row, is_changed: bool) -> None:
     if middle.retention_before is None or middle.retention_after is None:
         return
     before, after = 100 * middle.retention_before, 100 * middle.retention_after
-    axes.plot([before, after], [height, height], color=BLUE, linewidth=1.2)
-    axes.plot(before, height, "o", mfc="white", mec=_MUTED)
+    if is_changed:
+        axes.plot([before, after], [height, height], color=BLUE, linewidth=1.2)
+        axes.plot(before, height, "o", mfc="white", mec=_MUTED)
     axes.plot(after, height, "o", color=BLUE)
 
 
@@ -142,6 +147,6 @@ def _reach(row: Row) -> list[list[float]]:
     return [[max(0.0, 100 * (middle - low))], [max(0.0, 100 * (high - middle))]]
 
 
-def _label(setting: str, row: Row) -> str:
-    learning = "" if row.trainable is None else f"\n{row.trainable:,.0f} learn"
+def _label(setting: str, row: Row | None) -> str:
+    learning = "" if row is None or row.trainable is None else f"\n{row.trainable:,.0f} learn"
     return f"{setting}{learning}"

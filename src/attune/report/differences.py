@@ -23,7 +23,10 @@ Panels = dict[str, list[PredictionRow]]  # of a run: the utterances that have wo
 
 @dataclass(frozen=True, kw_only=True)
 class PanelRow:
-    """One setting on one panel, against the untouched model. Rates are fractions; p_holm is over all such rows."""
+    """One setting on one panel, against the untouched model. Rates are fractions; p_holm is over all such rows.
+
+    The difference is None where no other model was scored before, as in attune evaluate.
+    """
 
     setting: str
     panel: str
@@ -33,7 +36,7 @@ class PanelRow:
     units: str
     wer_before: float
     wer_after: float
-    difference: float
+    difference: float | None
     low: float | None
     high: float | None
     p: float | None
@@ -153,15 +156,19 @@ def _of_target(runs: Sequence[Panels]) -> list[list[PredictionRow]]:
 def _measure_setting(setting: str, runs: Sequence[Panels]) -> list[tuple[PanelRow, Effect]]:
     """The panels that all runs of a setting have, with the effect on each."""
     measured = []
+    is_alone = all(row.before == row.after for panels in runs for table in panels.values() for row in table)
     for panel in runs[0] if runs else []:
         tables = [panels[panel] for panels in runs if panel in panels]
         if len(tables) < len(runs) or any(_find_difference(tables[0], table) for table in tables[1:]):
             continue
         effect, units = _weigh([_errors(tables[0], before=True)], [_errors(table) for table in tables], tables[0])
-        if all(row.before == row.after for table in tables for row in table):  # no training, as in attune evaluate:
-            effect = replace(effect, p=nan, test_se=nan)  # nothing was compared
         words = sum(row.words for row in tables[0])
         before = sum(row.errors_before for row in tables[0]) / words
+        after = before + effect.value
+        if all(row.before == row.after for table in tables for row in table):  # nothing was compared
+            effect = replace(effect, p=nan, test_se=nan)
+        if is_alone:  # no training, as in attune evaluate: there is no untouched model beside this one
+            effect = replace(effect, value=nan, low=nan, high=nan)
         row = PanelRow(
             setting=setting,
             panel=panel,
@@ -170,8 +177,8 @@ def _measure_setting(setting: str, runs: Sequence[Panels]) -> list[tuple[PanelRo
             words=words,
             units=units,
             wer_before=before,
-            wer_after=before + effect.value,
-            difference=effect.value,
+            wer_after=after,
+            difference=_known(effect.value),
             low=_known(effect.low),
             high=_known(effect.high),
             p=_known(effect.p),

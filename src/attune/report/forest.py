@@ -1,11 +1,14 @@
 """Settings beside each other: differences with their intervals, learning curves, and WER by group of utterances."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from math import ceil
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,10 +18,15 @@ from attune.report.errors import group_utterances
 from attune.report.figures import _INK, _MUTED, _PANEL_COLOURS, _STYLE, BLUE, RED, begin_at_zero
 from attune.report.learning_curves import Curve, read_curves
 from attune.report.predictions import PredictionRow
+from attune.report.trade_offs import find_shared_key
 
 COLOURS = (BLUE, RED, *_PANEL_COLOURS)
 STYLES = ("-", "--", ":", "-.")
 MOST_GROUPS = 12
+UNTOUCHED = "untouched"
+LEGEND_LETTERS, LEGEND_LINE = 88, 0.17  # in one line of a legend; the height of a line, in inches
+
+Groups = Mapping[str, Mapping[str, tuple[float, float]]]  # group: setting: WER before and after, in %
 
 
 @matplotlib.rc_context(_STYLE)
@@ -71,7 +79,7 @@ def plot_curves(rows: Sequence[Row]) -> Figure | None:
             curves.setdefault(row.setting, []).append(found["val/wer"])
     if not curves:
         return None
-    figure = Figure(figsize=(7.2, 4.2 + 0.1 * len(curves)))
+    figure = Figure(figsize=(7.2, 3.9))
     axes = figure.subplots()
     for number, (setting, seeds) in enumerate(curves.items()):
         steps, values = _mean_curve(seeds)
@@ -82,8 +90,22 @@ def plot_curves(rows: Sequence[Row]) -> Figure | None:
     axes.set_xlabel("Optimiser step")
     axes.set_ylabel("Validation WER (%)")
     begin_at_zero(axes)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    _add_legend(figure, *axes.get_legend_handles_labels())
     return figure
+
+
+def _add_legend(figure: Figure, handles: Sequence[Artist], settings: Sequence[str]) -> None:
+    """Below the figure, in as many columns as have room; what all names begin with is said once, above them."""
+    shared = find_shared_key([each for each in settings if each != UNTOUCHED])
+    labels = [textwrap.fill(setting.removeprefix(shared), LEGEND_LETTERS) for setting in settings]
+    for columns in (3, 2, 1):
+        legend = figure.legend(
+            handles, labels, loc="outside lower center", ncols=columns, fontsize=8, title=shared or None
+        )
+        if columns == 1 or legend.get_window_extent().width <= 0.97 * figure.bbox.width:
+            break
+        legend.remove()
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * ceil(len(labels) / columns))
 
 
 def _mean_curve(seeds: Sequence[Curve]) -> Curve:
@@ -96,11 +118,12 @@ def _mean_curve(seeds: Sequence[Curve]) -> Curve:
 def plot_groups(rows: Sequence[Row], panels: Mapping[str, Panels]) -> Figure | None:
     """WER of each setting by accent, speaker, condition (SNR), duration and language; None where nothing can be parted.
 
-    Of the first seed of each setting, and of at most 12 groups a kind; the untouched model is a grey line.
+    Of the first seed of each setting, and of at most 12 groups a kind; the untouched model, where all settings began
+    from the same one, is a grey line.
     """
     tables = {row.setting: panels[row.folder] for row in reversed(rows) if row.runs and panels.get(row.folder)}
     tables = {setting: tables[setting] for setting in dict.fromkeys(row.setting for row in rows) if setting in tables}
-    by_kind: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}  # kind: group: setting: (before, after)
+    by_kind: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}  # kind: Groups
     for setting, found in tables.items():
         for kind, groups in _group(found).items():
             for name, utterances in groups.items():
@@ -108,11 +131,11 @@ def plot_groups(rows: Sequence[Row], panels: Mapping[str, Panels]) -> Figure | N
     kinds = {kind: groups for kind, groups in by_kind.items() if len(groups) > 1}
     if not kinds:
         return None
-    figure = Figure(figsize=(7.2, 3.2 * len(kinds) + 0.12 * len(tables)))
+    figure = Figure(figsize=(7.2, 3.2 * len(kinds)))
+    is_marked = _has_untouched(kinds)
     for axes, (kind, groups) in zip(figure.subplots(len(kinds), 1, squeeze=False)[:, 0], kinds.items(), strict=True):
-        _draw_groups(axes, kind, dict(list(groups.items())[:MOST_GROUPS]), list(tables))
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+        _draw_groups(axes, kind, dict(list(groups.items())[:MOST_GROUPS]), list(tables), is_marked)
+    _add_legend(figure, *figure.axes[0].get_legend_handles_labels())
     return figure
 
 
@@ -131,12 +154,18 @@ def _rates(utterances: Sequence[PredictionRow]) -> tuple[float, float]:
     return 100 * before / words, 100 * after / words
 
 
-def _draw_groups(
-    axes: Axes, kind: str, groups: Mapping[str, Mapping[str, tuple[float, float]]], settings: Sequence[str]
-) -> None:
+def _has_untouched(kinds: Mapping[str, Groups]) -> bool:
+    """Whether all settings began from one model, and some changed it: evaluated models have nothing before them."""
+    rates = [list(settings.values()) for groups in kinds.values() for settings in groups.values()]
+    is_shared = all(len({round(before, 9) for before, _ in each}) == 1 for each in rates)
+    return is_shared and any(before != after for each in rates for before, after in each)
+
+
+def _draw_groups(axes: Axes, kind: str, groups: Groups, settings: Sequence[str], is_marked: bool) -> None:
     places = np.arange(len(groups))
-    untouched = [next(iter(rates.values()))[0] for rates in groups.values()]
-    axes.plot(places, untouched, "_", color=_MUTED, markersize=22, label="untouched")
+    if is_marked:
+        untouched = [next(iter(rates.values()))[0] for rates in groups.values()]
+        axes.plot(places, untouched, "_", color=_MUTED, markersize=22, label=UNTOUCHED)
     spread = np.linspace(-0.25, 0.25, len(settings)) if len(settings) > 1 else np.zeros(1)
     for shift, colour, setting in zip(spread, cycle(COLOURS), settings, strict=False):
         at = [

@@ -28,7 +28,7 @@ def summarise(record: RunRecord) -> str:
         return f"{silent}; {_describe_retention(record)}." if means else f"{silent}. Nothing was trained."
     if not means:
         wer = format_percent(record.result.get("test", {}).get("wer"))
-        return f"Nothing was trained: the untouched model has a word error rate of {wer} % on the target."
+        return f"Nothing was trained: the model has a word error rate of {wer} % on the target."
     change = compute_change(record.baseline.get("test", {}), record.result.get("test", {}))
     if change is None:
         return "The target was not scored both before and after, so nothing can be said about what this run gained."

@@ -12,6 +12,7 @@ from matplotlib.transforms import Bbox
 from attune.report.compare import Row
 from attune.report.figures import _INK, _MUTED, _STYLE, BLUE, RED
 
+LABEL_WIDTH = 0.08  # of a count under the axis, as a share of it
 Point = tuple[float, float, str]  # cost, WER in %, setting
 AXES = (
     ("trainable", "Parameters that learn", 1.0),
@@ -24,12 +25,16 @@ PLACES = [(7 * side, rise) for rise in (0, 9, -9, 18, -18, 28, -28, 40, -40, 54,
 
 @matplotlib.rc_context(_STYLE)
 def plot_trade_offs(rows: Sequence[Row]) -> Figure | None:
-    """Target WER of each setting against each of its costs that was measured; None for fewer than two settings.
+    """Target WER of each setting against each of its costs in which they differ; None for fewer than two settings.
 
     The line is the Pareto front: of the settings on it none is both cheaper and better than another.
     """
     settings = [row for row in rows if row.is_setting and row.wer_after is not None]
-    panels = [(key, label, scale) for key, label, scale in AXES if len(_find_points(settings, key, scale)) > 1]
+    panels = [
+        (key, label, scale)
+        for key, label, scale in AXES
+        if len({cost for cost, _, _ in _find_points(settings, key, scale)}) > 1
+    ]
     if len(settings) < 2 or not panels:
         return None
     figure, shared = Figure(figsize=(7.2, 3.6 * len(panels))), find_shared_key([row.setting for row in settings])
@@ -41,10 +46,7 @@ def plot_trade_offs(rows: Sequence[Row]) -> Figure | None:
         drawn.append((axes, points))
         axes.set_xlabel(label)
         if key == "trainable":
-            fewest = max(1.0, min((x for x, _, _ in points if x > 0), default=1.0))
-            axes.set_xscale("symlog", linthresh=fewest)
-            axes.set_xticks([tick for tick in axes.get_xticks() if tick == 0 or tick >= fewest])
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            _scale_counts(axes, [x for x, _, _ in points])
         if key == "retention_after":
             _mark_untouched(axes, settings)
         axes.legend()
@@ -80,6 +82,24 @@ def _draw(axes: Axes, points: Sequence[Point]) -> None:
     axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", color=BLUE, markersize=6, label="_settings")
     axes.margins(x=0.18, y=0.18)
     axes.set_ylabel("WER on the target (%)")
+
+
+def _scale_counts(axes: Axes, counts: Sequence[float]) -> None:
+    """A logarithmic axis that has 0; ticks at its decades, or at the counts themselves, as far as their labels do not
+    meet, where it holds less than two."""
+    fewest = max(1.0, min((count for count in counts if count > 0), default=1.0))
+    axes.set_xscale("symlog", linthresh=fewest)
+    ends = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if tick == 0 or tick >= fewest]
+    if sum(ends[0] <= tick <= ends[1] for tick in ticks if tick) < 2:
+        ticks = []
+        for count in sorted(set(counts)):
+            places = [axes.transData.transform((each, 0))[0] for each in (*ticks[-1:], count)]
+            ticks += [count] if not ticks or places[1] - places[0] > LABEL_WIDTH * axes.bbox.width else []
+    axes.set_xticks(ticks)
+    axes.set_xlim(ends)
+    spell = EngFormatter(sep="")
+    axes.xaxis.set_major_formatter(lambda count, _: spell(float(f"{count:.3g}")))
 
 
 def _label(axes: Axes, points: Sequence[Point]) -> None:
