@@ -17,6 +17,7 @@ from attune.data.module import SpeechDataModule
 from attune.model.finetune.full import Full
 from attune.model.whisper import Whisper
 from attune.train.callbacks.checkpoints import Checkpoints
+from attune.train.callbacks.throughput import COUNTED, Throughput
 from attune.train.loggers import MetricsFile
 from attune.train.module import WhisperModule
 from attune.train.objective.cross_entropy import CrossEntropy
@@ -48,8 +49,8 @@ def run(
     objective, checkpoints = Heard(death), Checkpoints(folder)
     module = WhisperModule(copy_of(whisper), Full(), objective, steps=STEPS, learning_rate=1e-3)
     trainer = make_trainer(
-        checkpoints.callbacks, [MetricsFile(folder)], str(folder), max_steps=STEPS, validate_every=EVERY,
-        accumulate_grad_batches=ACCUMULATED, log_every=1, accelerator="cpu", devices=1,
+        [Throughput(0.0), *checkpoints.callbacks], [MetricsFile(folder)], str(folder), max_steps=STEPS,
+        validate_every=EVERY, accumulate_grad_batches=ACCUMULATED, log_every=1, accelerator="cpu", devices=1,
     )  # fmt: skip
     if death is None:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -83,6 +84,9 @@ def test_a_run_that_died_ends_as_if_it_had_not(
     assert resumed.heard == whole.heard[4 * ACCUMULATED :]
     for (name, weight), other in zip(finished.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(weight, other[1]), name
+
+    assert finished.utterances_seen > 0  # a run in two parts tells of both
+    assert [getattr(again, name) for name in COUNTED] == [getattr(finished, name) for name in COUNTED]
 
     states = [
         flatten(torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)) for name in ("whole", "cut")
