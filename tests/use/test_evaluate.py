@@ -15,6 +15,7 @@ from attune.audio.speech import Voice, speak
 from attune.audio.waveform import encode_wav
 from attune.errors import InputError
 from attune.model.whisper import Whisper
+from attune.report.predictions import predictions_path, read_predictions
 from attune.train import scoring
 from attune.use.cli import make_parser
 from attune.use.commands.evaluate import list_evaluation_words
@@ -30,7 +31,7 @@ def corpus(tmp_path: Path) -> list[str]:
     rows = []
     for index, text in enumerate(["One two.", "Three.", "Four five."]):
         (tmp_path / f"{index}.wav").write_bytes(encode_wav(speak(text, Voice())))
-        rows.append({"audio": f"{index}.wav", "text": text, "language": "en"})
+        rows.append({"audio": f"{index}.wav", "text": text, "language": "en", "accent": "Scottish"})
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     return ["data=manifest", *(f"data.{split}={path}" for split in ("train", "validation", "test"))]
@@ -99,6 +100,8 @@ def test_a_model_of_another_program_has_the_same_report(
     assert record["config"]["choices"]["data"] == "manifest" and set(record["result"]) == {"test"}
     assert record["result"] == record["baseline"] and record["result"]["test"]["wer"] == pytest.approx(4 / 5)
     assert {path.name for path in folder.iterdir()} >= {"config.yaml", "predictions", "report.html", "rejected.csv"}
+    assert {row.accent for row in read_predictions(predictions_path(folder, "test"))} == {"Scottish"}
+    assert record["loss"] == {}  # nothing was learnt from
     assert f"model: {model}" in capsys.readouterr().out
     with pytest.raises(InputError, match="whose program hears each utterance by itself in a window of 30 s"):
         evaluate(model, "ctranslate2", list_evaluation_words(str(model), [*corpus, "context=audio"]))

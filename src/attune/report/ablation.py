@@ -86,4 +86,4 @@ def _print(console: Console, rows: Sequence[Row], notes: Sequence[str], output: 
         console.print(Text.assemble(("not finished: ", "red"), fault), soft_wrap=True)
     if not any(row.runs for row in rows):
         console.print("No run has finished, so there is nothing to compare yet.")
-    console.print(f"ablation: {output / 'ablation.html'}, .md, .csv, .tex, figures/", highlight=False, soft_wrap=True)
+    console.print(Text(f"ablation: {output / 'ablation.html'}, .md, .csv, .tex, figures/"), soft_wrap=True)

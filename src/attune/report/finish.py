@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from datasets import Dataset
 from jaxtyping import Float
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
+from rich.text import Text
 from torch import Tensor
 
 from attune.data.module import SpeechDataModule
@@ -90,33 +92,29 @@ def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, fo
     """What is about to be done, in four lines."""
     counts = ", ".join(f"{name} {split['utterances']} ({_format_time(split)})" for name, split in record.splits.items())
     learning = record.parameters
-    console.print(
-        f"[bold]{record.name}[/bold]  seed {record.seed}, context {record.context}, in {folder}", highlight=False
-    )
-    console.print(f"utterances: {counts}", highlight=False)
+    tell = partial(console.print, highlight=False, markup=False)  # a folder, a name or a term may hold brackets
+    tell(Text.assemble((record.name, "bold"), f"  seed {record.seed}, context {record.context}, in {folder}"))
+    tell(f"utterances: {counts}")
     told, *doubts = describe_audit(data.audit)
-    console.print(f"{told}; see {folder / 'audit.html'}", highlight=False)
+    tell(f"{told}; see {folder / 'audit.html'}")
     for doubt in doubts:
-        console.print(doubt, style="yellow", highlight=False)
-    console.print(describe_normalisers(data.languages), highlight=False)
+        tell(doubt, style="yellow")
+    tell(describe_normalisers(data.languages))
     if data.drawn:
-        console.print(data.drawn, highlight=False)
+        tell(data.drawn)
     if record.vocabulary:
-        console.print(describe_list(record.vocabulary), highlight=False)
+        tell(describe_list(record.vocabulary))
     if record.in_context:
-        console.print(_describe_examples(record.in_context), highlight=False)
+        tell(_describe_examples(record.in_context))
     if data.rejections:
-        console.print(
-            f"[yellow]set aside: {len(data.rejections)} unusable utterances, see {folder / 'rejected.csv'}[/yellow]"
-        )
+        tell(f"set aside: {len(data.rejections)} unusable utterances, see {folder / 'rejected.csv'}", style="yellow")
     if not learning["trainable"]:
         known = f" of {learning['total']:,}" if "total" in learning else ""  # other programs do not tell
-        console.print(f"parameters: none{known} learn, and no step is taken", highlight=False)
+        tell(f"parameters: none{known} learn, and no step is taken")
         return
-    console.print(
+    tell(
         f"parameters: {learning['trainable']:,} of {learning['total']:,} learn, {learning['added']:,} added; "
         f"peak learning rate {rate}",
-        highlight=False,
     )
 
 
@@ -175,18 +173,19 @@ def finish_report(
 def print_result(console: Console, record: RunRecord, folder: Path, foreign: Path | None = None) -> None:
     """One table, one sentence, and where to look; `foreign` is a model of another program, of which no copy is kept."""
     console.print(result_table(record))
-    console.print(summarise(record), highlight=False)
+    tell = partial(console.print, highlight=False, markup=False)
+    tell(summarise(record))
     for told in (describe_remainder(record), describe_other_rates(record)):
         if told:
-            console.print(told, highlight=False)
+            tell(told)
     if told := describe_terms(record):
-        console.print(told, highlight=False)
+        tell(told)
     if record.interpolation:
-        console.print(describe_interpolation(record), highlight=False)
+        tell(describe_interpolation(record))
     model = foreign or folder / "model"
-    console.print(f"report: {folder / 'report.html'}   model: {model}", highlight=False, soft_wrap=True)
+    tell(f"report: {folder / 'report.html'}   model: {model}", soft_wrap=True)
     if foreign is None and (explained := explain_additions(folder / "model")):
-        console.print(f"[yellow]{explained}[/yellow]", highlight=False, soft_wrap=True)
+        tell(explained, style="yellow", soft_wrap=True)
 
 
 def _collect_waveforms(folder: Path, record: RunRecord, data: SpeechDataModule) -> Waveforms:

@@ -1,5 +1,6 @@
 """`attune audit`: what is in a corpus and what is wrong with it, before anything is trained on it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,13 @@ def run_audit(console: Console, config: Any, out: Path) -> bool:
         faults.append(f"{row['place']}: {reason}")
     out.mkdir(parents=True, exist_ok=True)
     leave_audit(out, found, "The corpus")
+    tell = partial(console.print, highlight=False, markup=False)  # a place or a folder may hold brackets
     for line in describe_audit(found):
-        console.print(line, highlight=False)
+        tell(line)
     for fault in faults[:SHOWN]:
-        console.print(fault, style="red", highlight=False, markup=False)  # a place may hold brackets
-    unusable = count_of(len(found.rejections), "row")
-    console.print(f"{unusable} cannot be used -> {out / 'rejected.csv'}", highlight=False)
-    console.print(f"the page: {out / 'audit.html'}, the list: {out / 'audit.csv'}", highlight=False)
+        tell(fault, style="red")
+    tell(f"{count_of(len(found.rejections), 'row')} cannot be used -> {out / 'rejected.csv'}")
+    tell(f"the page: {out / 'audit.html'}, the list: {out / 'audit.csv'}")
     return not faults
 
 

@@ -23,7 +23,7 @@ from attune.report.finish import (
 from attune.score.panel import score_panel
 from attune.text.tokens import Tokens
 from attune.train.loggers import close_wandb, make_loggers
-from attune.train.scoring import Scores, find_recordings
+from attune.train.scoring import Scores, find_accents, find_recordings
 from attune.use.config import build, build_corpus, open_evaluation, plain
 from attune.use.formats.base import Runtime
 from attune.use.formats.layout import END
@@ -68,7 +68,7 @@ def evaluate(folder: Path, format: str, words: Sequence[str]) -> None:
     record = start_record(plain(config), {"trainable": 0, "added": 0}, data)
     record.versions |= dict([runtime.name.split(" ")])  # type: ignore[arg-type]
     describe_run(console, record, data, run.folder, rate="none")
-    console.print(f"heard by {runtime.name}", highlight=False)
+    console.print(f"heard by {runtime.name}", highlight=False, markup=False)
     loggers = make_loggers(run.folder, config.name, plain(config), **plain(config.logger))
     with keep_record(record, run.folder):
         scores = score(runtime, data)
@@ -87,8 +87,8 @@ def score(runtime: Runtime, data: SpeechDataModule) -> Scores:
         split, started = data.splits[panel], time.perf_counter()
         heard = list(transcribe_in_runtime(runtime, data.tokens, split))
         seconds = time.perf_counter() - started
-        recordings = find_recordings(split)
-        predictions = [replace(each, recording=recordings.get(each.id)) for each in heard]
+        recordings, accents = find_recordings(split), find_accents(split)
+        predictions = [replace(each, recording=recordings.get(each.id), accent=accents.get(each.id)) for each in heard]
         learnt = data.audit.shared.get(panel, Shared()).ids
         spellings = data.tokens.tokenizer.english_spelling_normalizer
         scores.predictions[panel] = predictions

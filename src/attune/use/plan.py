@@ -9,6 +9,7 @@ import lightning as L
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from attune.data.module import SpeechDataModule
@@ -60,10 +61,13 @@ def foresee(
     parts, available = {name: value / 1e9 for name, value in vars(job.need()).items()}, find_available(device)
     total = job.need().total
     told = ", ".join(f"{name} {value:.2f}" for name, value in parts.items() if value >= 0.005)
-    console.print(f"memory: {total / 1e9:.2f} GB foreseen of {available / 1e9:.1f} ({told})", highlight=False)
+    console.print(
+        f"memory: {total / 1e9:.2f} GB foreseen of {available / 1e9:.1f} ({told})", highlight=False, markup=False
+    )
     if total > available:
         words = advise(job, [], available, config.data.batch_window_s, trainer.accumulate_grad_batches)
-        console.print(f"[yellow]It may not fit. {words}; or ask `attune plan`.[/yellow]", highlight=False)
+        fear = f"It may not fit. {words}; or ask `attune plan`."
+        console.print(fear, style="yellow", highlight=False, markup=False)  # lists of a config stand in brackets
     return {**parts, "total": total / 1e9, "available": available / 1e9}
 
 
@@ -91,6 +95,7 @@ def plan_run(console: Console, config: Any) -> None:
         f"{config.name}: {load.windows} windows of {load.positions / 50:g} s and {load.tokens} tokens in the costliest "
         f"batch, {'16-bit autocast' if job.half else 'fp32'}",
         highlight=False,
+        markup=False,
     )
     table = Table("at the fullest moment", "GB", box=SIMPLE_HEAD)
     for name, value in (*vars(need).items(), ("all", need.total)):
@@ -103,7 +108,7 @@ def plan_run(console: Console, config: Any) -> None:
         largest = find_largest(on_card, available)
         parts = config.trainer.accumulate_grad_batches
         words = advise(on_card, elsewhere, available, config.data.batch_window_s, parts)
-        table.add_row(f"{size_gb} GB", "none" if largest is None else str(largest), words)
+        table.add_row(f"{size_gb} GB", "none" if largest is None else str(largest), Text(words))
     console.print(table)
 
 
