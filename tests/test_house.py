@@ -13,7 +13,8 @@ audio.waveform audio.tape audio.pauses audio.fingerprint audio.log_mel audio.con
 audio.acoustics audio.recordings audio.augment audio.spec_augment
 text.cells text.counted text.normalise text.sentences text.tokenizer text.tokens text.words
 text.vocabulary text.finder text.trie
-data.corpora.mapping data.corpora.schema data.corpora.places data.corpora.manifest data.corpora.pairs
+data.corpora.mapping data.corpora.schema data.corpora.places data.corpora.split_names data.corpora.tables
+data.corpora.manifest data.corpora.pairs
 data.corpora.division data.corpora.common_voice data.corpora.librispeech data.corpora.timed_text
 data.corpora.folder data.corpora.hub data.corpora.mixture data.corpora.environments data.corpora.rendering
 data.corpora.synthetic data.corpora.pretraining data.corpora.spoken_terms data.findings data.texts

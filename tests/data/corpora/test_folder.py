@@ -139,7 +139,7 @@ def test_metadata_that_names_splits(tmp_path: Path) -> None:
     ("splits", "message"),
     [
         (["train", "test", None], "line 3 names no split, and other rows do"),
-        (["train", "exam"], "line 2: split is 'exam'. Accepted: train, validation"),
+        (["Train", "exam"], r"line 2: split is 'exam'. Accepted: train \(or training\), validation"),
         (["dev", "test"], "names the splits test, validation, and not train"),
     ],
 )

@@ -150,6 +150,37 @@ def test_a_split_column(folder: Path) -> None:
     }
 
 
+def test_a_split_by_other_names(folder: Path) -> None:
+    """Whatever people call it: no row is dropped because of its case."""
+    splits = ["train", "Training", " TRAIN ", "dev", "Valid", "val", "Test"]
+    manifest = jsonl(folder / "all.jsonl", [{**A, "text": str(i), "split": split} for i, split in enumerate(splits)])
+    corpus = ManifestCorpus(manifest, manifest, manifest, language="en").splits()
+    texts = {name: list(split["text"]) for name, split in corpus.items()}
+    assert texts == {"train": ["0", "1", "2"], "validation": ["3", "4", "5"], "test": ["6"]}
+
+
+def test_a_header_with_blanks(folder: Path) -> None:
+    (row,) = read(write(folder / "rows.csv", "audio, text , language\nclips/a.wav, One., de\n"))
+    assert (row["text"], row["language"]) == ("One.", "de")
+
+
+def test_missing_recordings_are_set_aside(folder: Path, nano_tokens: Tokens, tmp_path: Path) -> None:
+    manifest = jsonl(folder / "rows.jsonl", [A, {**B, "audio": "clips/gone.wav"}, B])
+    dev = jsonl(folder / "dev.jsonl", [{**A, "audio": "clips/c.wav"}])
+    settings = {"max_rejected": 0.4, "allow_leakage": True}
+    data = SpeechDataModule(ManifestCorpus(manifest, dev, language="en"), nano_tokens, AudioContext(), **settings)
+    data.prepare()
+    assert data.splits["train"]["text"][:] == ["One.", "Two, three."]
+    (rejection,) = data.rejections
+    assert rejection.place == f"{manifest}, line 2"
+    assert rejection.reason == f"cannot be decoded: there is no file {folder}/clips/gone.wav"
+    strict = SpeechDataModule(ManifestCorpus(manifest, dev, language="en"), nano_tokens, AudioContext())
+    with pytest.raises(
+        InputError, match=r"1 of 3 utterances of train cannot be used, more than data.max_rejected=0.05"
+    ):
+        strict.prepare()
+
+
 def test_without_a_test_manifest_the_validation_is_the_test(folder: Path) -> None:
     train, validation = jsonl(folder / "train.jsonl", [A]), jsonl(folder / "dev.jsonl", [B])
     corpus = ManifestCorpus(train, validation, language="en").splits()
@@ -187,7 +218,23 @@ def bad(rows: str, message: str, name: str = "rows.jsonl", **arguments: Any) -> 
     [
         bad('{"audio": "clips/a.wav", "text": "One."}\n{"audio": ', r"rows.jsonl, line 2 is not JSON: .* at column \d"),
         bad("[1]\n", "line 1 is a JSON list; each line must be an object"),
-        bad('{"audio": "clips/z.wav", "text": ""}', r"rows.jsonl, line 1: there is no audio file .*clips/z.wav"),
+        bad(
+            '{"audio": "clips/z.wav", "text": ""}',
+            r"data.train: 1 of 1 files are missing, the first:\n  .*rows.jsonl, line 1: there is no audio file .*/z"
+            r".wav\nRelative paths in it are of ",
+        ),
+        bad(
+            "audio;text;language\nclips/a.wav;x;en\n",
+            r"'audio;text;language', is divided by semicolons, and a .csv is divided by commas. Save it with commas",
+            "rows.csv",
+        ),
+        bad("audio\ttext\nclips/a.wav\tx\n", r"divided by tabs, .* by commas. Name it .tsv.", "rows.csv"),
+        bad(
+            "clips/a.wav,Hello world\nclips/b.wav,x\n",
+            r"no column 'audio'. It has: clips/a.wav, Hello world. That looks like a row: the first line of a CSV",
+            "rows.csv",
+        ),
+        bad('{"duration": 1, "words_said": "x"}', r"It has: duration, words_said\.$"),  # no hint where nothing is near
         bad('{"audio": "", "text": ""}', "line 1: the column 'audio' is empty"),
         bad(
             '{"audio": "clips/a.wav", "sentence": "x"}',
@@ -211,10 +258,18 @@ def bad(rows: str, message: str, name: str = "rows.jsonl", **arguments: Any) -> 
         bad(json.dumps(A), "line 1 has no language. Give data.language=CODE", language=None),
         bad("", r"data.train: .*rows.jsonl holds no utterance\."),
         bad("audio,text\n", r"data.train: .*rows.csv holds no utterance of this split\.", "rows.csv"),
-        bad(json.dumps({**A, "split": "test"}), r"data.train: .* holds no utterance of this split\."),
+        bad(
+            json.dumps({**A, "split": "test"}),
+            r"data.train: .* holds no utterance of this split\. Its column 'split' names 'test' in 1 rows. Accepted "
+            r"are train \(or training\), .*data.columns.split=NAME",
+        ),
+        bad(
+            "\n".join(json.dumps({**A, "split": split}) for split in ("train", "foo", "foo")),
+            r"data.train: 2 rows of .* name the split 'foo' in the column 'split', which is none. Accepted are train ",
+        ),
         bad(
             "audio,text\nclips/a.wav,Hello, world\n",
-            r"rows.csv, line 2 has more fields .* \[' world'\] are left over",
+            r"rows.csv, line 2 has more fields .* \['world'\] are left over",
             "rows.csv",
         ),
         bad(
@@ -255,6 +310,17 @@ def test_a_file_in_another_encoding(name: str, folder: Path) -> None:
     )
     with pytest.raises(InputError, match="data.train: .* cannot be read: .* It must be text in UTF-8"):
         read(write(folder / name, text, "latin-1"))
+
+
+def test_a_table_in_utf_16(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read: this is UTF-16. It must be text in UTF-8. Save it as UTF-8"):
+        read(write(folder / "rows.csv", "audio,text\nclips/a.wav,x\n", "utf-16"))
+
+
+def test_where_a_manifest_was_looked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match=rf"there is no manifest train.jsonl \(looked for in {folder}\)"):
+        read("train.jsonl")
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test", "retention/old"])

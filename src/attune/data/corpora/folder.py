@@ -16,22 +16,23 @@ from datasets import Dataset
 
 from attune.audio.waveform import WINDOW_S
 from attune.data.corpora.division import SPLITS, check_shares, divide
-from attune.data.corpora.manifest import SUFFIXES, ManifestCorpus, read_rows
+from attune.data.corpora.manifest import ManifestCorpus
 from attune.data.corpora.places import Places
 from attune.data.corpora.schema import build_dataset, language_code
+from attune.data.corpora.split_names import SPLIT_NAMES, describe_names, find_split
+from attune.data.corpora.tables import SUFFIXES, read_rows
 from attune.data.corpora.timed_text import Cue, read_subtitles, read_text, read_textgrid
 from attune.errors import InputError
 from attune.text.normalise import spells_without_spaces
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au")
 TEXT = (".textgrid", ".srt", ".vtt", ".txt", ".lab")  # the first that is there counts
-SUBFOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 LONGEST_GAP_S = 2.0  # utterances further apart are not merged: nobody has written down what is between them
 
 
 class FolderCorpus:
-    """Splits by sub-folders train, validation (or valid, val, dev) and test where there is a train, or by a metadata
-    file's column `split`; what is missing of them, or all, is divided out by seed: by recording, so that none stands in
+    """Splits by sub-folders train (or training), validation (or valid, val, dev) and test where there is a train, or by
+    a metadata file's column `split`; what is missing of them, or all, is divided out by seed: by recording, so that none stands in
     two splits.
 
     Args:
@@ -160,15 +161,12 @@ class Listed:
             )
         for name, line in lines.items():
             if name not in (None, *SPLITS):
-                raise InputError(
-                    f"{self.path}, line {line}: split is {name!r}. Accepted: train, validation (or valid, val, dev), "
-                    "test."
-                )
+                raise InputError(f"{self.path}, line {line}: split is {name!r}. Accepted: {describe_names()}.")
         return {name for name in lines if name}
 
     def _find_split(self, raw: Mapping[str, Any]) -> str | None:
-        name = raw.get(self.manifest.columns.get("split", "split")) or None
-        return next((split for split, names in SUBFOLDERS.items() if name in names), name)
+        name = str(raw.get(self.manifest.columns.get("split", "split")) or "").strip()
+        return find_split(name) or name or None
 
     def _read(self) -> Iterator[dict[str, Any]]:
         for line, raw in read_rows(self.path, "data.root"):
@@ -252,7 +250,7 @@ def find_subfolders(root: Path) -> dict[str, Path]:
         InputError: there is a folder to test on, and none to train on.
     """
     found = {
-        split: root / name for split, names in SUBFOLDERS.items() for name in reversed(names) if (root / name).is_dir()
+        split: root / name for split, names in SPLIT_NAMES.items() for name in reversed(names) if (root / name).is_dir()
     }
     if found and "train" not in found:
         raise InputError(

@@ -2,24 +2,25 @@
 
 import base64
 import binascii
-import csv
-import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from datasets import Dataset
 
 from attune.data.corpora.places import Places
 from attune.data.corpora.schema import FEATURES, build_dataset, language_code
+from attune.data.corpora.split_names import describe_names, find_split
+from attune.data.corpora.tables import SUFFIXES, hint_at_column, read_rows
 from attune.errors import InputError
 
 OPTIONAL_COLUMNS = ("id", "language", "task", "speaker", "accent", "duration_s", "start_s", "end_s", "prompt", "split")
+SHOWN = 3  # places in a message
+KNOWN = ("audio", "text", "duration", *OPTIONAL_COLUMNS)
 NUMBERS = ("duration_s", "start_s", "end_s")
-SUFFIXES = (".jsonl", ".csv", ".tsv")
 CALLED = {"replay": "train", "retention_validation": "validation"}  # in a manifest's own column `split`
 
 
@@ -38,7 +39,8 @@ class ManifestCorpus:
 
     A row needs `audio` (a path; in JSONL also {"bytes": base64}) and `text`. Optional: id, language, task, speaker,
     accent, duration_s, start_s, end_s, prompt, and split: rows that name another split than the wanted one are left out
-    (`train` is wanted for replay, `validation` for retention_validation; for retention all rows are).
+    (`train` is wanted for replay, `validation` for retention_validation; for retention all rows are). A recording that
+    is not there is a row like any other, which the audit sets aside.
     """
 
     features = FEATURES
@@ -76,19 +78,71 @@ class ManifestCorpus:
     def _read(self, split: str, path: Path) -> Dataset:
         key = f"data.{'replay_from' if split == 'replay' else split.replace('/', '.')}"
         if not path.is_file():
-            raise InputError(f"{key}: there is no manifest {path}. Give a {', '.join(SUFFIXES)} file.")
-        rows = (self.row(raw, path, line) for line, raw in read_rows(path, key) if self._takes(split, raw))
-        dataset = build_dataset(rows, self.features)
+            where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
+            raise InputError(f"{key}: there is no manifest {path}{where}. Give a {', '.join(SUFFIXES)} file.")
+        self._places.pop(path, None)
+        named: Counter[str | None] = Counter()
+        dataset = build_dataset(self._take(split, read_rows(path, key), named, path), self.features)
+        self._check_names(named, key, path)
         if len(dataset) == 0:
-            raise InputError(f"{key}: {path} holds no utterance{' of this split' if path.stat().st_size else ''}.")
+            others = ", ".join(f"{name!r} in {count} rows" for name, count in named.items() if name)
+            raise InputError(
+                f"{key}: {path} holds no utterance{' of this split' if path.stat().st_size else ''}."
+                + (f" Its column {self._split_column!r} names {others}. {self._advise(key)}" if others else "")
+            )
+        self._check_recordings(key, path)
         return dataset
+
+    def _take(
+        self, split: str, raws: Iterator[tuple[int, dict[str, Any]]], named: Counter[str | None], path: Path
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of the split, and what each row names is counted."""
+        for line, raw in raws:
+            named[self._find_name(raw)] += 1
+            if self._takes(split, raw):
+                yield self.row(raw, path, line)
+
+    @property
+    def _split_column(self) -> str:
+        return self.columns.get("split", "split")
+
+    def _find_name(self, raw: Mapping[str, Any]) -> str | None:
+        """The split that a row names, None for none."""
+        name = raw.get(self._split_column)
+        return None if name is None else str(name).strip() or None
+
+    def _check_names(self, named: Counter[str | None], key: str, path: Path) -> None:
+        if key.startswith("data.retention."):  # which takes every row
+            return
+        for name, count in named.items():
+            if name and find_split(name) is None and name.split("/")[0] not in (*CALLED, "retention"):
+                raise InputError(
+                    f"{key}: {count} rows of {path} name the split {name!r} in the column {self._split_column!r}, "
+                    f"which is none. {self._advise(key)}"
+                )
+
+    def _advise(self, key: str) -> str:
+        return (
+            f"Accepted are {describe_names()}; a row that names none is of every split. To read the split from another "
+            f"column, or from one that is not there so that all rows count: {key.split('.')[0]}.columns.split=NAME."
+        )
+
+    def _check_recordings(self, key: str, path: Path) -> None:
+        """Refuse a manifest of which no recording is there, before another one is listened to for an hour."""
+        places = self._places.get(path)
+        if places and places.looked_for and len(places.missing) == places.looked_for:
+            listed = "".join(f"\n  {missing}" for missing in places.missing[:SHOWN])
+            raise InputError(
+                f"{key}: {places.looked_for} of {places.looked_for} files are missing, the first:{listed}\nRelative "
+                f"paths in it are of {path.parent.resolve()}/."
+            )
 
     def row(self, raw: Mapping[str, Any], path: Path, line: int) -> dict[str, Any]:
         """One row of a file -> one of the schema.
 
         Raises:
-            InputError: a column or the audio file is missing, the file may not be named, or a number or a text is none;
-                with the row's place.
+            InputError: a column is missing, the audio file may not be named, or a number or a text is none; with the
+                row's place.
         """
         place = f"{path}, line {line}"
         audio = self._required(raw, "audio", place)
@@ -114,7 +168,8 @@ class ManifestCorpus:
 
     def _takes(self, split: str, raw: Mapping[str, Any]) -> bool:
         """Whether a row of a file is one of the split's."""
-        return _is_of(split, raw, self.columns)
+        name, room = self._find_name(raw), split.split("/")[0]
+        return not name or room == "retention" or name == split or find_split(name) == CALLED.get(room, split)
 
     def _resolve_audio(self, audio: Any, manifest: Path, place: str) -> dict[str, Any]:
         if isinstance(audio, dict) and isinstance(audio.get("bytes"), str):
@@ -132,83 +187,9 @@ class ManifestCorpus:
             return "" if raw[column] is None else raw[column]
         if column in raw:
             raise InputError(f"{place}: the column {column!r} is empty.")
-        taken = {"audio", "text", *OPTIONAL_COLUMNS, *self.columns.values()}
-        free = [str(other) for other in raw if other not in taken]
-        near = get_close_matches(column, free, n=1, cutoff=0.4) or free[:1]
-        hint = f" If it is {near[0]!r} here: data.columns.{name}={near[0]}" if near else ""
+        free = [str(other) for other in raw if other not in {*KNOWN, *self.columns.values()}]
+        hint = hint_at_column(name, column, free)
         raise InputError(f"{place}: there is no column {column!r}. It has: {', '.join(map(str, raw))}.{hint}")
-
-
-def read_rows(path: Path, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, row) of a JSONL, CSV or TSV file, in the file's order."""
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{key}: {path} ends in {path.suffix!r}. Accepted: {', '.join(SUFFIXES)}.")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".jsonl":
-                for line, text in enumerate(file, start=1):
-                    if text.strip():
-                        yield line, _parse_json(text, path, line)
-            else:
-                yield from _read_table(file, path)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{key}: {path} cannot be read: {error}. It must be text in UTF-8.") from None
-
-
-def _read_table(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """CSV with its quotes. In TSV a quote is a letter like any other, except around a whole field: an opening one that
-    is never closed would otherwise swallow the rows behind it."""
-    is_csv = path.suffix == ".csv"
-    quoting = csv.QUOTE_MINIMAL if is_csv else csv.QUOTE_NONE
-    reader = csv.DictReader(file, delimiter="," if is_csv else "\t", quoting=quoting, strict=True)
-    try:
-        for row in reader:
-            _check_fields(row, f"{path}, line {reader.line_num}")
-            plain = {_unquote(str(name)): _unquote(field) for name, field in row.items()}
-            yield reader.line_num, dict(row) if is_csv else plain
-    except csv.Error as error:
-        raise InputError(
-            f"{path}, line {reader.line_num + 1} cannot be read: {error}. A field that begins with a double quote ends "
-            'with one, and a quote inside it is doubled: "She said ""no"".".'
-        ) from None
-
-
-def _check_fields(row: Mapping[Any, Any], place: str) -> None:
-    if None in row:
-        raise InputError(
-            f"{place} has more fields than the first line has columns: {row[None]} are left over. Put a field that "
-            "holds the delimiter in double quotes, or use JSONL."
-        )
-    missing = [name for name, field in row.items() if field is None]
-    if missing:
-        raise InputError(
-            f"{place} has fewer fields than the first line has columns: {', '.join(missing)} are missing. A field that "
-            "is empty has its delimiter all the same."
-        )
-
-
-def _unquote(field: Any) -> Any:
-    """A field that a CSV writer put in quotes, without them."""
-    if field is None or not (len(field) >= 2 and field[0] == field[-1] == '"'):
-        return field
-    inner = field[1:-1].replace('""', "")
-    return field if '"' in inner else field[1:-1].replace('""', '"')
-
-
-def _parse_json(text: str, path: Path, line: int) -> dict[str, Any]:
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {line} is not JSON: {error.msg} at column {error.colno}.") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{path}, line {line} is a JSON {type(row).__name__}; each line must be an object.")
-    return row
-
-
-def _is_of(split: str, raw: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
-    named = raw.get(columns.get("split", "split"))
-    room = split.split("/")[0]
-    return not named or room == "retention" or named in (split, CALLED.get(room, split))
 
 
 def read_seconds(value: Any, name: str, place: str) -> float:

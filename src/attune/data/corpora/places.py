@@ -25,6 +25,7 @@ class Places:
         self.root = str(root)
         self.allowed = [os.path.join(os.path.realpath(folder), "") for folder in (root, *more)]
         self._real: dict[str, str] = {}  # a corpus has few folders, and many files in each
+        self.looked_for, self.missing = 0, list[str]()
 
     def check(self, path: str | Path, place: str) -> str:
         """The path, if it may be read; links are followed.
@@ -36,10 +37,11 @@ class Places:
         return str(path)
 
     def find(self, name: str, place: str) -> str:
-        """The path of a file that is there and may be read; relative names are of the root.
+        """The path of a file that may be read; relative names are of the root. One that is not there is noted in
+        `missing`: the audit sets its row aside.
 
         Raises:
-            InputError: it lies elsewhere, or is no file; with the row's place.
+            InputError: it lies elsewhere; with the row's place.
         """
         path = os.path.join(self.root, name)
         try:
@@ -47,8 +49,9 @@ class Places:
         except (OSError, ValueError):
             kind = 0
         self._check(path, stat.S_ISLNK(kind), place)
+        self.looked_for += 1
         if not stat.S_ISREG(kind) and not os.path.isfile(path):
-            raise InputError(f"{place}: there is no audio file {path}.")
+            self.missing.append(f"{place}: there is no audio file {path}")
         return path
 
     def _check(self, path: str, is_link: bool, place: str) -> None:
