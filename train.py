@@ -54,16 +54,8 @@ from attune.train.ranks import Ranks  # noqa: E402
 from attune.train.scoring import check_examples, score, score_other  # noqa: E402
 from attune.train.sharding import check_sharding, choose_module  # noqa: E402
 from attune.train.tuning import make_aid  # noqa: E402
-from attune.use.config import (  # noqa: E402
-    Run,
-    build,
-    build_corpus,
-    check_seed,
-    find_processes,
-    open_run,
-    plain,
-    speak_plainly,
-)
+from attune.use.config import Run, build, build_corpus, check_seed, find_processes, open_run, plain  # noqa: E402
+from attune.use.faults import speak_plainly  # noqa: E402
 from attune.use.plan import foresee  # noqa: E402
 from attune.use.screen import make_console, settle_screen  # noqa: E402
 from attune.use.sweep import carry_out  # noqa: E402
@@ -86,7 +78,8 @@ def train(config: DictConfig) -> None:
 
     # What is held against forgetting; it may need further splits of the corpus.
     objective, penalty = build(config.objective), build(config.penalty)
-    checkpoints = Checkpoints(run.folder, config.keep, config.ema, find_monitored(objective))
+    make_checkpoints = partial(Checkpoints, keep=config.keep, ema=config.ema, monitored=find_monitored(objective))
+    make_checkpoints(run.folder)  # what it refuses is said now; the folder may get a number behind its name yet
     path = make_interpolation(config.interpolate, config.retention_limit)
 
     # The data first: whatever is wrong with it is said before a weight is loaded.
@@ -125,7 +118,8 @@ def train(config: DictConfig) -> None:
     beside = {"penalty": penalty, "augmentation": augmentation}
     module = choose_module(config.trainer.strategy)(whisper, finetune, objective, steps=steps, **beside, **rates)
 
-    ranks.share(partial(start, run, data, augmentation))
+    run = ranks.share(partial(start, run, data, augmentation))
+    checkpoints = make_checkpoints(run.folder)
     record = start_record(plain(config), parameters, data, objective)
     describe_run(console, record, data, run.folder, module.rate_text)
     loggers = make_loggers(run.folder, config.name, plain(config), **plain(config.logger)) if ranks.first else []
@@ -199,12 +193,13 @@ def make_data(config: DictConfig, tokens: Tokens, extras: list[str], ranks: Rank
     )
 
 
-def start(run: Run, data: SpeechDataModule, augmentation: Augmentation) -> None:
+def start(run: Run, data: SpeechDataModule, augmentation: Augmentation) -> Run:
     """Make the run folder, and leave in it what is known of the data before anything is trained."""
-    run.start()
+    run = run.start()
     leave_audit(run.folder, data.audit, run.config.name)
     data.tokens.tokenizer.save_pretrained(run.folder / "model")  # for `attune export` of a run that stops early
     draw_augmentation(run.folder, augmentation, data)
+    return run
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ report.divergence report.errors report.figures report.learning_curves report.aug
 report.finish
 report.compare report.differences report.runs report.tables report.ablation_figures report.trade_offs report.forest
 report.ablation_page report.ablation
-use.transcript use.words use.attempts use.segments use.listen use.stretches use.transcribe use.config
+use.transcript use.words use.attempts use.segments use.listen use.stretches use.transcribe use.config use.faults
 use.audit use.plan use.screen use.sweep use.export use.formats.known use.formats.base use.formats.layout
 use.formats.hf use.formats.ctranslate2 use.formats.ggml use.formats.onnx_loader use.formats.onnx
 use.formats.parity use.formats.card use.formats.registry use.convert use.evaluate use.pairs use.journal
@@ -55,7 +55,8 @@ use.candidates use.preferences use.dpo_runs use.prefer use.prefer_server
 use.commands.transcribe use.commands.evaluate use.commands.export use.commands.report use.commands.plan
 use.commands.audit use.commands.pairs use.commands.prefer use.commands.sweep use.cli
 """.split()  # noqa: SIM905  # a line a room reads better than a name a line
-KNOW_HYDRA = {"use.config", "use.cli", "use.sweep"}  # sweep: Hydra alone knows when the last run of several has ended
+# faults: what Hydra complains of; sweep: Hydra alone knows when the last run of several has ended
+KNOW_HYDRA = {"use.config", "use.faults", "use.cli", "use.sweep"}
 
 
 def find_modules() -> list[str]:

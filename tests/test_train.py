@@ -5,7 +5,9 @@ import json
 import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,8 +21,9 @@ from attune.errors import InputError
 from attune.model.whisper import load_tokens, load_whisper
 from attune.report.predictions import read_predictions
 from attune.train.scoring import score_other
-from attune.use.config import explain
+from attune.use.config import Run, build_corpus, open_run
 from attune.use.export import export
+from attune.use.faults import explain
 from attune.use.transcribe import load_listening
 from train import train
 
@@ -307,6 +310,58 @@ def test_a_mistyped_word_names_the_nearest(word: str, message: str) -> None:
     assert re.search(message, explain(caught.value))
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.train=/a/é.jsonl"], "data.train=/a/é.jsonl cannot be read: .* Write \"data.train='/a/é.jsonl'\""),
+        (["data.train=/a (1)/b=c"], r"Write \"data.train='/a \(1\)/b=c'\""),
+        (["data.train=/a/it's"], r"Write \"data.train='/a/it\\'s'\""),
+        (["data.train=/a,b"], r"data.train=/a,b: a comma separates .* data.train=\[/a,b\].*: \"data.train='/a,b'\""),
+        (["data.train=~/a.jsonl"], rf"~ is no folder here.* Write \"data.train='{Path.home()}/a.jsonl'\""),
+        (["data.train"], "'data.train' is no word of a run: it needs a value"),
+        (["data.retention.us=a.jsonl"], r"'data.retention.us': .* Write \+data.retention.us=a.jsonl"),
+        (["finetune=new_tokens", "finetune.languages.gsw=de"], r"Write \+finetune.languages.gsw=de"),
+        ([], "data.train is missing. Give data.train=FILE"),
+        (["data.train=a"], "data.validation is missing. Give data.validation=FILE"),
+        (["data=folder"], "data.root is missing. Give data.root=FOLDER"),
+    ],
+)
+def test_what_is_said_of_words(words: list[str], message: str) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        build_corpus(make_config("data=manifest", "name=test", *words).data)
+    assert re.search(message, explain(caught.value))
+
+
+def open_small(folder: Path | None) -> Run:
+    return open_run(make_config(*SMALL, "name=test", *([f"folder={folder}"] if folder else [])))
+
+
+def test_two_runs_of_one_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("attune.use.config.datetime", Mock(now=lambda: datetime(2026, 1, 1, 12)))
+    runs = [open_small(None) for _ in range(3)]
+    names = [run.start().folder.name for run in runs]
+    assert names == ["2026-01-01_12-00-00_test", *(f"2026-01-01_12-00-00_test_{number}" for number in (2, 3))]
+    assert all((tmp_path / "runs" / name / "config.yaml").is_file() for name in names)
+
+
+def test_two_runs_of_one_folder(tmp_path: Path) -> None:
+    runs = [open_small(tmp_path / "run") for _ in range(2)]
+    assert runs[0].start().folder == tmp_path / "run"
+    with pytest.raises(InputError, match=r"folder=.*/run exists, and a run is never written over another. .* resume="):
+        runs[1].start()
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").write_text("a file")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"runs/.* cannot be written \(runs is a file\). Name another place: folder="):
+        open_small(None)
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # for root everything may be written
+    with pytest.raises(InputError, match=r"cannot be written \(.*: Permission denied\). Name another place: folder="):
+        open_small(tmp_path / "run")
+
+
 def test_one_message_and_no_traceback() -> None:
     words = ["data=manifest", "data.train=a.jsonl", "data.validation=b.jsonl"]
     result = subprocess.run(
@@ -319,7 +374,7 @@ def test_one_message_and_no_traceback() -> None:
     )
     assert result.returncode == 2
     assert result.stderr.splitlines() == [
-        "attune: data.train: there is no manifest a.jsonl. Give a .jsonl, .csv, .tsv file."
+        f"attune: data.train: there is no manifest a.jsonl (looked for in {ROOT}). Give a .jsonl, .csv, .tsv file."
     ]
 
 

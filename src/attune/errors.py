@@ -1,6 +1,10 @@
 """What a user did that cannot work, in one message."""
 
+import os
+from pathlib import Path
 from typing import Any
+
+CACHE = "the environment variable ATTUNE_CACHE=ANOTHER/PLACE"  # for `check_writable`
 
 
 class InputError(Exception):
@@ -21,3 +25,24 @@ def check_whole(group: str, **counts: Any) -> None:
     for name, count in counts.items():
         if not is_whole(count):
             raise InputError(f"{group}.{name}={count}: accepted are whole numbers.")
+
+
+def check_writable(path: Path, mend: str) -> None:
+    """Look, before hours of work, whether something could be written to a place.
+
+    Args:
+        path: a file or a folder, there or not yet.
+        mend: the word that names another place.
+
+    Raises:
+        InputError: a part of it is a file, or may not be written into.
+    """
+    nearest = next((part for part in (path, *path.parents) if os.path.lexists(part)), path)
+    if nearest != path and not nearest.is_dir():
+        raise InputError(describe_unwritable(path, f"{nearest} is a file", mend))
+    if not os.access(nearest, os.W_OK):
+        raise InputError(describe_unwritable(path, f"{nearest}: Permission denied", mend))
+
+
+def describe_unwritable(path: Path, reason: str, mend: str) -> str:
+    return f"{path} cannot be written ({reason}). Name another place: {mend}"

@@ -172,8 +172,8 @@ def test_a_users_file_is_not_overwritten_unasked(attune: Attune, run_folder: Pat
 
 
 def test_what_cannot_be_written_fails_alone(attune: Attune, run_folder: Path, talk: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    code, _, err = attune("transcribe", run_folder, talk, "--format=srt", "--output-dir", tmp_path / "file" / "below")
+    (tmp_path / "talk.srt").mkdir()
+    code, _, err = attune("transcribe", run_folder, talk, "--format=srt", "--output-dir", tmp_path, "--overwrite")
     assert (code, str(talk) in err, err.count("\n")) == (1, True, 1)
 
 
@@ -258,3 +258,28 @@ def test_report_says_once_that_no_run_has_finished(attune: Attune, tmp_path: Pat
     write_record(RunRecord(name="a", seed=0, config={}, status="interrupted", error="SIGTERM"), tmp_path / "00")
     code, out, err = attune("report", tmp_path)
     assert (code, err) == (1, "") and out.count("No run has finished, so there is nothing to compare yet.") == 1
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    attune: Attune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("attune.use.audit.run_audit", lambda *_: pytest.fail("the corpus was heard"))
+    told = attune("audit", "--output-dir", "file/audit")
+    assert (told.code, told.err) == (
+        2,
+        "attune: file/audit cannot be written (file is a file). Name another place: --output-dir=ANOTHER/PLACE\n",
+    )
+    assert "another OUT" in attune("export", "run", "file/out").err
+
+
+def test_modules_beside_train_py_are_found(attune: Attune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `python train.py` finds them: a type of one's own is a file there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    attune("audit", "--output-dir", "file", "--help")
+    assert str(tmp_path) not in sys.path
+    (tmp_path / "train.py").write_text("")
+    attune("audit", "--help")
+    assert str(tmp_path) == sys.path[0]

@@ -227,7 +227,7 @@ def compute_fault(waveform: Float[Tensor, "sample"]) -> str | None:
     if not math.isfinite(peak):
         return "not finite: the samples hold NaN or infinity"
     if peak < SILENCE_PEAK:
-        return "silent: no sample above -80 dBFS (an utterance without speech has an empty text)"
+        return "silent: no sample above -80 dBFS"
     if duration_s > WINDOW_S:
         return _too_long(f"{duration_s:.1f} s")
     return None

@@ -79,7 +79,7 @@ class Interpolation:
         if not judged_panels(data):
             raise InputError(
                 "interpolate weighs the target against what should not be forgotten, and this corpus has no retention "
-                "panel. Give data.retention.NAME."
+                "panel. Give +data.retention.NAME=FILE."
             )
 
     def run(

@@ -10,9 +10,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NoReturn
 
-from attune.errors import InputError
+from attune.errors import InputError, check_writable
 from attune.use.commands.audit import add_audit
 from attune.use.commands.evaluate import add_evaluate
 from attune.use.commands.export import add_export
@@ -44,9 +45,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
-    """The console script `attune`."""
+    """The console script `attune`. Beside train.py it finds what train.py finds: a module with one's own type."""
+    if Path("train.py").is_file() and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     arguments = make_parser().parse_args()
-    from attune.use.config import speak_plainly
+    from attune.use.faults import speak_plainly
 
     try:
         speak_plainly(lambda: sys.exit(run(arguments)))
@@ -58,11 +61,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Run a command. Where it writes is looked at first: what cannot be written should not be computed.
 
     Raises:
-        InputError: --output-dir is a file, or what the command raises.
+        InputError: --output-dir is a file or cannot be written, or what the command raises.
     """
     folder = getattr(arguments, "output_dir", None)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(f"--output-dir={folder} is a file. Give a folder; it is made where it does not exist.")
+    if folder is not None:
+        check_writable(folder, "--output-dir=ANOTHER/PLACE")
+    if isinstance(out := getattr(arguments, "out", None), Path):
+        check_writable(out, "another OUT")
     return arguments.run(arguments)
 
 

@@ -1,18 +1,16 @@
-"""What the library knows of Hydra: build what a YAML describes, name a run, say plainly what is wrong with a config.
+"""What the library knows of Hydra: build what a YAML describes, name a run.
 
 Two entrances use it, train.py and the `attune` command. It stands apart from them so that neither repeats the other.
-Sweeps are in use/sweep.py.
+What is wrong with a config is said in use/faults.py; sweeps are in use/sweep.py.
 """
 
 import copy
 import os
 import re
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,14 +18,16 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
-from attune.errors import InputError, ToldError, is_whole
+from attune.errors import InputError, check_writable, describe_unwritable, is_whole
 from attune.train.files import write_atomically
+
+FOLDER = "folder=ANOTHER/PLACE"
 
 
 def build(node: DictConfig | None, **more: Any) -> Any:
@@ -100,10 +100,26 @@ class Run:
         """A group's own scalars as keyword arguments: what has no `_target_` of its own."""
         return {key: value for key, value in plain(self.config[group]).items() if not isinstance(value, dict)}
 
-    def start(self) -> None:
-        """Make the folder and leave config.yaml in it."""
-        self.folder.mkdir(parents=True, exist_ok=self.resumed)
+    def start(self) -> "Run":
+        """Make the folder and leave config.yaml in it.
+
+        Returns:
+            the run with the folder that it has: another may have taken the name since it was chosen, then this one gets
+            the next number behind it.
+
+        Raises:
+            InputError: another run has taken `folder`, or it cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=self.resumed)
+        except FileExistsError:
+            if self.config.folder:
+                raise InputError(describe_taken(self.config.folder)) from None
+            return replace(self, folder=_find_free(self.folder.parent, self.folder.name)).start()
+        except OSError as error:
+            raise InputError(describe_unwritable(self.folder, error.strerror or str(error), FOLDER)) from None
         write_atomically(self.folder / "config.yaml", OmegaConf.to_yaml(self.config, resolve=True))
+        return self
 
 
 def open_run(config: DictConfig) -> Run:
@@ -113,7 +129,8 @@ def open_run(config: DictConfig) -> Run:
     sweep the run's name and its folder below the sweep's say what differs between the runs.
 
     Raises:
-        InputError: the folder of a new run exists, the one to resume is none, or `resume` stands beside other words.
+        InputError: the folder of a new run exists or cannot be made, the one to resume is none, or `resume` stands
+            beside other words.
     """
     if config.resume:
         check_resume(config.resume)
@@ -121,10 +138,7 @@ def open_run(config: DictConfig) -> Run:
         folder = Path(config.resume or config.folder)
         return Run(read_config(folder), folder, resumed=True)
     if config.folder and Path(config.folder).exists():
-        raise InputError(
-            f"folder={config.folder} exists, and a run is never written over another. Name a new one, or continue it "
-            f"with resume={config.folder}."
-        )
+        raise InputError(describe_taken(config.folder))
     config = copy.deepcopy(config)
     if HydraConfig.initialized():
         chosen = {group: name for group, name in HydraConfig.get().runtime.choices.items() if "hydra/" not in group}
@@ -132,7 +146,16 @@ def open_run(config: DictConfig) -> Run:
             config.choices = {group: name for group, name in chosen.items() if name}
     if is_sweep():
         return _open_in_sweep(config)
-    return Run(config, Path(config.folder) if config.folder else _new_folder(str(config.name)), resumed=False)
+    folder = Path(config.folder) if config.folder else _new_folder(str(config.name))
+    check_writable(folder, FOLDER)
+    return Run(config, folder, resumed=False)
+
+
+def describe_taken(folder: str) -> str:
+    return (
+        f"folder={folder} exists, and a run is never written over another. Name a new one, or continue it with "
+        f"resume={folder}."
+    )
 
 
 def check_resume(folder: str) -> None:
@@ -248,41 +271,3 @@ def read_config(folder: Path) -> DictConfig:
             "runs/DATE_TIME_NAME."
         )
     return config
-
-
-def speak_plainly(main: Callable[[], None]) -> None:
-    """Run a command; turn what the user did wrong into one message on stderr and exit code 2, without a traceback."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints the error itself, and exits
-    try:
-        main()
-    except ToldError:
-        sys.exit(2)
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        print(f"attune: {describe_fault(error)}", file=sys.stderr)
-        sys.exit(2)
-
-
-def describe_fault(error: Exception) -> str:
-    """What a user did wrong, in one message."""
-    return str(error) if isinstance(error, InputError) else explain(error)
-
-
-def explain(error: Exception) -> str:
-    """Hydra's complaint, and the nearest keys or options that would have been right."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        wanted = error.missing_cfg_file.rpartition("/")[2]
-        group = error.missing_cfg_file.rpartition("/")[0]
-        return f"There is no {group}={wanted}. {_suggest(wanted, error.options)}"
-    if isinstance(cause, MissingMandatoryValue | InterpolationResolutionError):
-        return f"{cause.full_key or ''}: {str(cause).splitlines()[0]}"
-    if isinstance(cause, ConfigKeyError | OmegaConfBaseException) and cause.parent_node is not None:
-        keys = [str(key) for key in cause.parent_node]  # type: ignore[attr-defined]
-        return f"There is no config key {cause.full_key!r}. {_suggest(str(cause.key), keys)}"
-    return str(error).splitlines()[0]
-
-
-def _suggest(wanted: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    near = get_close_matches(wanted, known, n=3, cutoff=0.4)
-    return f"Nearest: {', '.join(near)}." if near else f"There are: {', '.join(known)}."

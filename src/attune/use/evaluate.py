@@ -63,7 +63,7 @@ def evaluate(folder: Path, format: str, words: Sequence[str]) -> None:
     )
     data.prepare()
     runtime = FORMATS[format].open(folder)
-    run.start()
+    run = run.start()
     leave_audit(run.folder, data.audit, config.name)
     record = start_record(plain(config), {"trainable": 0, "added": 0}, data)
     record.versions |= dict([runtime.name.split(" ")])  # type: ignore[arg-type]

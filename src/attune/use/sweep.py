@@ -40,7 +40,8 @@ from attune.text.cells import restore
 from attune.train.callbacks.checkpoints import MONITORED
 from attune.train.callbacks.throughput import reset_peak_memory
 from attune.train.loggers import MetricsFile, log_sweep
-from attune.use.config import Run, describe_fault, is_sweep, open_run, plain, speak_plainly
+from attune.use.config import Run, is_sweep, open_run, plain
+from attune.use.faults import describe_fault, speak_plainly
 from attune.use.screen import make_console
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from attune.data.corpora.rendering import Rendering, render
 from attune.data.corpora.schema import FEATURES, ROWS_IN_MEMORY, build_dataset, keep_dataset
+from attune.errors import InputError
 
 
 def make_rows(count: int) -> Iterator[dict[str, Any]]:
@@ -31,6 +33,14 @@ def test_kept_rows_are_read_once(tmp_path: Path) -> None:
     first = keep_dataset(lambda: make_rows(3), folder)
     again = keep_dataset(lambda: pytest.fail("they were read again"), folder)
     assert list(first) == list(again)
+
+
+def test_a_cache_that_cannot_be_written_is_said_before_a_row_is_read(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(InputError, match=r"cache/kept cannot be written \(.*cache is a file\).* ATTUNE_CACHE="):
+        keep_dataset(lambda: pytest.fail("a row was read"), tmp_path / "cache" / "kept")
+    with pytest.raises(InputError, match=r"cache/panel cannot be written .* ATTUNE_CACHE="):
+        render({tmp_path / "cache" / "panel": Rendering([], "en")})
 
 
 def test_rows_that_end_in_an_error_are_not_kept(tmp_path: Path) -> None:

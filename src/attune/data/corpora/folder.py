@@ -32,8 +32,8 @@ LONGEST_GAP_S = 2.0  # utterances further apart are not merged: nobody has writt
 
 class FolderCorpus:
     """Splits by sub-folders train (or training), validation (or valid, val, dev) and test where there is a train, or by
-    a metadata file's column `split`; what is missing of them, or all, is divided out by seed: by recording, so that none stands in
-    two splits.
+    a metadata file's column `split`; what is missing of them, or all, is divided out by seed: by recording, so that
+    none stands in two splits.
 
     Args:
         root: the folder; with a metadata file directly in it, that file counts and sub-folders do not.

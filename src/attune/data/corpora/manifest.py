@@ -57,6 +57,8 @@ class ManifestCorpus:
         retention_validation: Mapping[str, str] | None = None,
         audio_folders: Sequence[str] = (),
     ):
+        if not validation:
+            raise InputError("data.validation is null: there is nothing to choose the best model on. Give it a FILE.")
         files = {"train": train} if train else {}
         files |= {"validation": validation, "test": test or validation}
         files |= {f"retention/{name}": path for name, path in (retention or {}).items()}
@@ -88,7 +90,7 @@ class ManifestCorpus:
             others = ", ".join(f"{name!r} in {count} rows" for name, count in named.items() if name)
             raise InputError(
                 f"{key}: {path} holds no utterance{' of this split' if path.stat().st_size else ''}."
-                + (f" Its column {self._split_column!r} names {others}. {self._advise(key)}" if others else "")
+                + (f" Its column {self._split_column!r} names {others}. {self._advise()}" if others else "")
             )
         self._check_recordings(key, path)
         return dataset
@@ -118,13 +120,13 @@ class ManifestCorpus:
             if name and find_split(name) is None and name.split("/")[0] not in (*CALLED, "retention"):
                 raise InputError(
                     f"{key}: {count} rows of {path} name the split {name!r} in the column {self._split_column!r}, "
-                    f"which is none. {self._advise(key)}"
+                    f"which is none. {self._advise()}"
                 )
 
-    def _advise(self, key: str) -> str:
+    def _advise(self) -> str:
         return (
             f"Accepted are {describe_names()}; a row that names none is of every split. To read the split from another "
-            f"column, or from one that is not there so that all rows count: {key.split('.')[0]}.columns.split=NAME."
+            "column, or from one that is not there so that all rows count: data.columns.split=NAME."
         )
 
     def _check_recordings(self, key: str, path: Path) -> None:

@@ -22,6 +22,7 @@ from attune.audio.speech import Voice, speak
 from attune.audio.waveform import SAMPLE_RATE_HZ, WINDOW_S, encode_wav
 from attune.data.corpora.environments import place
 from attune.data.corpora.schema import FEATURES, OPTIONAL
+from attune.errors import CACHE, check_writable
 
 RENDERING = 3  # raise it when the rendering changes: it is part of the cache's key
 CHUNK = 16  # utterances a worker renders before it hands them over
@@ -71,6 +72,8 @@ def render(renderings: Mapping[Path, Rendering]) -> None:
     """
     if not renderings:
         return
+    for folder in renderings:
+        check_writable(folder, CACHE)
     chunks = {folder: _cut(each.utterances) for folder, each in renderings.items()}
     count = sum(map(len, chunks.values()))
     # Not in Jupyter: there rich's stand-in for stderr and the bars of `datasets` print each other without end.

@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetInfo, Features, List, Value
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from attune.data.corpora.mapping import ROWS
-from attune.errors import InputError
+from attune.errors import CACHE, InputError, check_writable
 from attune.text.tokens import Segment
 
 FEATURES = Features(
@@ -124,6 +124,7 @@ def keep_dataset(read: Callable[[], Iterable[Mapping[str, Any]]], folder: Path) 
     What is written appears whole or not at all; another process may have written the same meanwhile.
     """
     if not folder.is_dir():
+        check_writable(folder, CACHE)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent) as partial:
             ready = Path(partial) / "ready"

@@ -23,7 +23,7 @@ from attune.data.module import SpeechDataModule
 from attune.data.sampling import Draw
 from attune.data.states import BYTES, ShardWriter, StoredStates, hold, key_of, make_room
 from attune.data.utterances import Stored
-from attune.errors import InputError
+from attune.errors import CACHE, InputError, check_writable
 from attune.model.silence import Spread, spread_silence
 from attune.model.whisper import Whisper, encode
 from attune.train.augmentation import Augmentation
@@ -57,6 +57,7 @@ class EncoderCache(Callback):
         self.root = Path(folder) if folder else cache / "encoder"
         self.budget_bytes = int(budget_gb * 1e9)
         self.draws = draws
+        check_writable(self.root, f"cache.folder=ANOTHER/PLACE, or {CACHE}")
         self._held: IO[bytes] | None = None  # while states are read
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
