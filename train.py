@@ -37,7 +37,7 @@ from attune.report.finish import (  # noqa: E402
     start_record,
 )
 from attune.text.tokens import Tokens  # noqa: E402
-from attune.train.aid import check_vocabulary  # noqa: E402
+from attune.train.aid import check_languages, check_vocabulary  # noqa: E402
 from attune.train.augmentation import Augmentation  # noqa: E402
 from attune.train.callbacks.checkpoints import Checkpoints, find_monitored  # noqa: E402
 from attune.train.callbacks.encoder_cache import check_cache  # noqa: E402
@@ -95,6 +95,7 @@ def train(config: DictConfig) -> None:
         data.tokens = tokens = change_tokens(finetune, tokens, data.transcripts)
     data.prepare(ranks.share)
     check_weapons(penalty, path, finetune, data, is_scratch=size is not None)
+    check_languages(finetune, data)
     check_objective(objective, data, interpolates=path is not None, is_cached=cache is not None)
     if cache:
         skeleton = make_skeleton(config.model.name_or_path, own, size)

@@ -20,6 +20,7 @@ from attune.audio.waveform import encode_wav
 from attune.errors import InputError
 from attune.model.whisper import load_tokens, load_whisper
 from attune.report.predictions import read_predictions
+from attune.train.objective.cross_entropy import CrossEntropy
 from attune.train.scoring import score_other
 from attune.use.config import Run, build_corpus, open_run
 from attune.use.export import export
@@ -330,6 +331,49 @@ def test_what_is_said_of_words(words: list[str], message: str) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011
         build_corpus(make_config("data=manifest", "name=test", *words).data)
     assert re.search(message, explain(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("data.max_rejected=5%", r"data.max_rejected=5%: accepted is a share from 0 to 1, as 0.05 for 5 %"),
+        ("data.batch_window_s=0", r"data.batch_window_s=0: accepted are seconds above 0"),
+        ("data.replay=x", r"data.replay=x: accepted is a share"),
+        ("data.workers=two", r"data.workers=two: accepted is a whole number, or null"),
+        ("seed=abc", r"seed=abc: accepted is a whole number from 0 to"),
+        ("trainer.max_steps=abc", r"trainer.max_steps=abc: accepted is a whole number\."),
+        ("data.validation=null", r"data.validation is null: .* Give it a FILE"),
+        ("data.merge_s=abc", r"data.merge_s=abc: accepted is a number\."),
+    ],
+)
+def test_a_value_of_the_wrong_kind_ends_the_run_before_weights_load(
+    word: str, message: str, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.obtain_whisper", lambda *_: pytest.fail("weights were loaded"))
+    folder = ["data=folder", f"data.root={manifest.parent}"]
+    corpus = folder if "merge_s" in word else manifest_words(manifest)
+    with pytest.raises(InputError, match=message):
+        run_small(tmp_path / "run", *corpus, word)
+
+
+def test_a_new_language_that_no_utterance_is_in(manifest: Path, nano_folder: Path, tmp_path: Path) -> None:
+    words = ["model.scratch=null", f"model.name_or_path={nano_folder}", "data.max_rejected=0.2"]
+    new = ["finetune=new_tokens", "finetune.terms=[]", "+finetune.languages.gsw=en"]
+    with pytest.raises(InputError, match=r"no training utterance is in 'gsw'.* They are in en. .* data.language=gsw"):
+        run_small(tmp_path / "run", *manifest_words(manifest), *words, *new)
+
+
+class Halved(CrossEntropy):
+    loss_from_states = None  # type: ignore[assignment]
+
+
+def test_an_objective_of_ones_own_that_lacks_a_method(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.obtain_whisper", lambda *_: pytest.fail("weights were loaded"))
+    with pytest.raises(InputError, match=r"objective Halved has no loss_from_states\(\). An objective has two methods"):
+        own = ["data.max_rejected=0.2", f"objective._target_={__name__}.Halved"]
+        run_small(tmp_path / "run", *manifest_words(manifest), *own)
 
 
 def open_small(folder: Path | None) -> Run:

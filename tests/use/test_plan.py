@@ -67,3 +67,8 @@ def test_what_a_run_would_refuse_a_plan_refuses(more: list[str], words: list[str
 def test_the_command_takes_words() -> None:
     arguments = make_parser().parse_args(["plan", "model=small", "finetune=lora"])
     assert arguments.words == ["model=small", "finetune=lora"]
+
+
+def test_a_plan_refuses_a_list_of_terms_that_is_not_there(words: list[str]) -> None:
+    with pytest.raises(InputError, match=r"nope.csv"):
+        tell(*words, "vocabulary=file", "vocabulary.file=nope.csv")

@@ -37,7 +37,7 @@ from attune.data.late import Late, LateRows
 from attune.data.pace import find_paces
 from attune.data.packing import measure_shares
 from attune.data.processes import gather, share_out
-from attune.data.reading import check_splits, read_splits
+from attune.data.reading import check_settings, check_splits, read_splits
 from attune.data.sampling import Draw, TrainingBatches, draw_again, evaluation_batches, group
 from attune.data.streaming import StreamedBatches, StreamLoader, check_stream, read_places
 from attune.data.utterances import Stored, Utterances
@@ -101,7 +101,12 @@ class SpeechDataModule(L.LightningDataModule):
         super().__init__()
         if listen_up_to is not None and (not isinstance(listen_up_to, int) or listen_up_to < 1):
             raise InputError(f"data.listen_up_to={listen_up_to}; accepted: recordings, 1 or more, or null for all.")
-        if not 0 <= replay < 1:
+        check_settings(
+            {"data.max_rejected": max_rejected, "data.replay": replay},
+            {"data.batch_window_s": batch_window_s, "data.evaluation_batch_window_s": evaluation_batch_window_s},
+            {"data.in_context": in_context, "data.workers": workers},
+        )
+        if not replay < 1:
             raise InputError(f"data.replay={replay:g} is no share of the training utterances: it must be in [0, 1).")
         self.corpus = corpus
         self.tokens = tokens

@@ -1,7 +1,8 @@
 """The splits of a run as its corpus has them: the further ones that it asks for, the few utterances that it draws of
 training, and the terms spoken by a machine that it adds to them. Nothing is decoded here."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from datasets import Dataset
 
@@ -9,6 +10,30 @@ from attune.data.corpora.schema import Corpus, OffersMore
 from attune.data.few_shot import FewShot
 from attune.data.vocabulary import CustomVocabulary
 from attune.errors import InputError
+
+
+def check_settings(shares: Mapping[str, Any], seconds: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
+    """Hold what a user said of the data, each under its key, against what it must be.
+
+    Args:
+        shares: in [0, 1]; `seconds`: above 0; `counts`: whole numbers, or None.
+
+    Raises:
+        InputError: with the key.
+    """
+    for key, value in shares.items():
+        if not (_is_number(value) and 0 <= value <= 1):
+            raise InputError(f"{key}={value}: accepted is a share from 0 to 1, as 0.05 for 5 %.")
+    for key, value in seconds.items():
+        if not (_is_number(value) and value > 0):
+            raise InputError(f"{key}={value}: accepted are seconds above 0.")
+    for key, value in counts.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise InputError(f"{key}={value}: accepted is a whole number, or null.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_splits(

@@ -7,6 +7,7 @@ from attune.data.vocabulary import CustomVocabulary
 from attune.errors import InputError
 from attune.model.bias import TermBias, make_bias
 from attune.model.finetune.ctc import find_writer
+from attune.model.finetune.new_tokens import NewTokens
 from attune.model.whisper import Whisper
 
 
@@ -26,6 +27,23 @@ class Aid:
     def needs_first_pass(self) -> bool:
         """Whether the terms of a prompt are chosen by what was written without one."""
         return self.vocabulary.prompt == "found"
+
+
+def check_languages(finetune: object, data: SpeechDataModule) -> None:
+    """Refuse, before weights are loaded, a new language that no utterance would teach.
+
+    Raises:
+        InputError: with the language.
+    """
+    if not isinstance(finetune, NewTokens) or data.stream is not None:
+        return
+    taught = {str(code).lower() for code in data.training_rows.unique("language")}
+    for code in sorted(finetune.languages.keys() - taught):
+        raise InputError(
+            f"finetune.languages: no training utterance is in {code!r}, so its token would learn nothing. They are in "
+            f"{', '.join(sorted(taught))}. Write {code!r} into the column 'language' of the rows that are in it, or "
+            f"give it to all: data.language={code}."
+        )
 
 
 def check_vocabulary(data: SpeechDataModule, whisper: Whisper, interpolates: bool) -> TermBias | None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from attune.data.audit import SHOWN, Audit, audit_corpus, check_leakage, find_text_faults
 from attune.data.corpora.schema import OffersMore
 from attune.data.findings import ALWAYS, Rejection
+from attune.data.reading import check_settings
 from attune.errors import InputError
 from attune.model.scratch import obtain_tokens
 from attune.report.audit_page import describe_audit, leave_audit
@@ -23,6 +24,7 @@ def run_audit(console: Console, config: Any, out: Path) -> bool:
         whether a run could be started on it as it is: nothing stands in learning and in scoring, and no split has more
         unusable rows than data.max_rejected, and every text is one that Whisper can hold.
     """
+    check_settings({"data.max_rejected": config.data.max_rejected}, {}, {})
     corpus, tokens = build_corpus(config.data), obtain_tokens(config.model.name_or_path, build(config.model.scratch))
     splits = dict(corpus.splits())
     if config.data.replay and isinstance(corpus, OffersMore) and "replay" in (more := corpus.more()):

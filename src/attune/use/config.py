@@ -8,19 +8,20 @@ import copy
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -34,17 +35,45 @@ def build(node: DictConfig | None, **more: Any) -> Any:
     """Call the node's `_target_` with its other keys, as plain Python values; None gives None.
 
     Raises:
-        InputError: a key that must be given is not, or has no place in the target's signature.
+        InputError: a key that must be given is not, has no place in the target's signature, or is to be a number and is
+            none.
     """
     if node is None:
         return None
     try:
-        values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        values: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        check_numbers(values, str(node._get_full_key(None)))
         return instantiate(values, **more, _convert_="all")
     except HydraException as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
         raise InputError(f"{node.get('_target_')}: {error.__cause__ or error}") from None
+
+
+def check_numbers(values: Mapping[str, Any], node: str) -> None:
+    """Hold what the signature of a `_target_` declares to be a number against what it is given.
+
+    Args:
+        node: the config's name for the target, for the message.
+
+    Raises:
+        InputError: a word stands where a number should.
+    """
+    try:
+        target = get_object(values["_target_"])
+        hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
+    except (KeyError, ImportError, ValueError, NameError, AttributeError):  # which building it will tell
+        return
+    for name in values.keys() & hints.keys():
+        kinds = set(get_args(hints[name]) or [hints[name]])
+        value, numbers = values[name], kinds & {int, float}
+        if not numbers or not kinds <= {int, float, NoneType}:
+            continue
+        is_whole = not isinstance(value, bool) and isinstance(value, int | float) and value == value // 1
+        if (value is None and NoneType in kinds) or is_whole or (float in kinds and isinstance(value, float)):
+            continue
+        accepted = f"a {'number' if float in kinds else 'whole number'}{' or null' if NoneType in kinds else ''}"
+        raise InputError(f"{node.removesuffix('.corpus')}.{name}={value}: accepted is {accepted}.")
 
 
 def compose_run(words: Sequence[str]) -> DictConfig:
@@ -129,14 +158,17 @@ def open_run(config: DictConfig) -> Run:
     sweep the run's name and its folder below the sweep's say what differs between the runs.
 
     Raises:
-        InputError: the folder of a new run exists or cannot be made, the one to resume is none, or `resume` stands
-            beside other words.
+        InputError: the seed is none, the folder of a new run exists or cannot be made, the one to resume is none, or
+            `resume` stands beside other words.
     """
     if config.resume:
         check_resume(config.resume)
     if config.resume or is_requeued(config.folder):
         folder = Path(config.resume or config.folder)
         return Run(read_config(folder), folder, resumed=True)
+    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+        raise InputError(f"seed={config.seed}: accepted is a whole number from 0 to {2**32 - 1}.")
+    check_numbers(plain(config.trainer), "trainer")  # before the data: the trainer itself is made when a model is there
     if config.folder and Path(config.folder).exists():
         raise InputError(describe_taken(config.folder))
     config = copy.deepcopy(config)

@@ -16,11 +16,14 @@ from attune.data.module import SpeechDataModule
 from attune.model.finetune.base import change_tokens
 from attune.model.finetune.layers import Layers
 from attune.model.finetune.lora import Lora
+from attune.model.finetune.new_tokens import give_terms
 from attune.model.scratch import obtain_tokens
 from attune.model.skeleton import apply_to_skeleton, make_skeleton
+from attune.train.aid import check_languages
 from attune.train.callbacks.encoder_cache import check_cache
 from attune.train.memory import Job, measure_loads
 from attune.train.module import WhisperModule
+from attune.train.objective.preparation import check_objective
 from attune.train.room import USABLE, advise, costliest, find_available, find_largest, find_process, find_resident
 from attune.train.strategies import Sharded
 from attune.train.trainer import choose_precision
@@ -121,12 +124,16 @@ def make_jobs(config: Any) -> tuple[Job, list[tuple[str, Job]]]:
     settings = {key: value for key, value in plain(config.data).items() if key in known and key != "corpus"}
     extras = penalty.needs if penalty else ()
     corpus, context = build_corpus(config.data), build(config.context)
-    data = SpeechDataModule(corpus, own, context, seed=config.seed, extras=extras, **settings)
+    vocabulary = build(config.vocabulary, seed=config.seed)
+    data = SpeechDataModule(corpus, own, context, seed=config.seed, extras=extras, vocabulary=vocabulary, **settings)
+    give_terms(finetune, vocabulary.terms if vocabulary else [])
     data.tokens = change_tokens(finetune, own, data.transcripts)
     data.prepare()
     network = make_skeleton(config.model.name_or_path, own, size)
     apply_to_skeleton(finetune, network)
     check_cache(cache, network, data, penalty)
+    check_languages(finetune, data)
+    check_objective(build(config.objective), data, interpolates=config.interpolate is not None)
     weights = count_bytes(network)
     beside = weights if config.ema else 0
     if penalty is not None:  # the untouched model, or what learns and its Fisher information at most

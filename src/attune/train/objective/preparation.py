@@ -12,6 +12,8 @@ from attune.model.whisper import Whisper
 from attune.train.objective.ctc import Ctc, check_head
 from attune.train.objective.joint_ctc import JointCtc
 
+METHODS = ("loss", "loss_from_states")
+
 
 @runtime_checkable
 class Prepared(Protocol):
@@ -54,6 +56,13 @@ def check_objective(objective: Any, data: SpeechDataModule, interpolates: bool, 
     Raises:
         InputError: with what is in the way.
     """
+    missing = [name for name in METHODS if not callable(getattr(objective, name, None))]
+    if missing:
+        raise InputError(
+            f"objective {type(objective).__name__} has no {missing[0]}(). An objective has two methods: loss(whisper, "
+            "batch), and loss_from_states(whisper, states, batch), which is the same from encoder states that are "
+            "there already: validation encodes once for loss and decoding."
+        )
     if interpolates and hasattr(objective, "monitored"):
         raise InputError(
             f"interpolate chooses weights by their WER, and this objective is judged by {objective.monitored}: "
