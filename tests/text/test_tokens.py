@@ -108,6 +108,8 @@ def test_languages(tokens: Tokens) -> None:
     assert tokens.language_code("burmese") == "my"
     with pytest.raises(InputError, match="knows no language 'englsh'. Nearest: english"):
         tokens.language_code("englsh")
+    with pytest.raises(InputError, match=r"no language 'xx'. There are: af, am, .*, zh. Give a code .*new_tokens"):
+        tokens.language_code("xx")  # near to none
     assert len(tokens.languages) in (99, 100) and {"en", "zh", "su"} <= tokens.languages.keys()
 
 

@@ -53,6 +53,14 @@ class Sequence448:
     labels: list[int]
 
 
+class UnknownLanguage(InputError):
+    """A language that Whisper does not know: `fault` says so, and the message also what a corpus can do about it."""
+
+    def __init__(self, fault: str, mend: str):
+        super().__init__(f"{fault} {mend}")
+        self.fault = fault
+
+
 class Tokens:
     """A Whisper tokenizer, and the sequences built with it.
 
@@ -108,11 +116,12 @@ class Tokens:
         if code in self.languages:
             return code
         names = [*self.languages, *(name for name, code in TO_LANGUAGE_CODE.items() if code in self.languages)]
-        near = get_close_matches(wanted, names, n=4, cutoff=0.5) or sorted(self.languages)[:8]
-        raise InputError(
-            f"Whisper knows no language {language!r}. Nearest: {', '.join(near)}. Give a code ('en') or an English "
-            "name in data.language or in the corpus' column; for a new language use the code of its nearest relative, "
-            "or give it a token: finetune=new_tokens."
+        near = get_close_matches(wanted, names, n=4, cutoff=0.5)
+        told = f"Nearest: {', '.join(near)}" if near else f"There are: {', '.join(sorted(self.languages))}"
+        raise UnknownLanguage(
+            f"Whisper knows no language {language!r}. {told}.",
+            "Give a code ('en') or an English name in data.language or in the corpus' column; for a new language use "
+            "the code of its nearest relative, or give it a token: finetune=new_tokens.",
         )
 
     def prefix(self, language: str, task: str = "transcribe", timestamps: bool = False) -> list[int]:

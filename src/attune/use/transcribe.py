@@ -12,7 +12,7 @@ from attune.model.bias import TermBias, make_bias
 from attune.model.finetune.ctc import find_writer
 from attune.model.whisper import Whisper, complete_generation_config, load_tokens, load_whisper
 from attune.text.normalise import spells_without_spaces
-from attune.text.tokens import Segment, Tokens
+from attune.text.tokens import Segment, Tokens, UnknownLanguage
 from attune.text.vocabulary import list_terms
 from attune.use.attempts import Thresholds
 from attune.use.listen import Listener
@@ -149,5 +149,5 @@ def check_language(tokens: Tokens, language: str | None, task: str) -> str | Non
         raise InputError("This Whisper is English-only: it takes --language=en and --task=transcribe, no others.")
     try:
         return tokens.language_code(language) if language and tokens.is_multilingual else language
-    except InputError as error:
-        raise InputError(f"--language={language}: {error}") from None
+    except UnknownLanguage as error:
+        raise InputError(f"--language={language}: {error.fault} Or leave it out: it is detected then.") from None
