@@ -338,7 +338,7 @@ def test_what_is_said_of_words(words: list[str], message: str) -> None:
     [
         ("data.max_rejected=5%", r"data.max_rejected=5%: accepted is a share from 0 to 1, as 0.05 for 5 %"),
         ("data.batch_window_s=0", r"data.batch_window_s=0: accepted are seconds above 0"),
-        ("data.replay=x", r"data.replay=x: accepted is a share"),
+        ("data.replay=x", r"data.replay=x is no share of the training utterances"),
         ("data.workers=two", r"data.workers=two: accepted is a whole number, or null"),
         ("seed=abc", r"seed=abc: accepted is a whole number from 0 to"),
         ("trainer.max_steps=abc", r"trainer.max_steps=abc: accepted is a whole number\."),

@@ -102,12 +102,12 @@ class SpeechDataModule(L.LightningDataModule):
         if listen_up_to is not None and (not isinstance(listen_up_to, int) or listen_up_to < 1):
             raise InputError(f"data.listen_up_to={listen_up_to}; accepted: recordings, 1 or more, or null for all.")
         check_settings(
-            {"data.max_rejected": max_rejected, "data.replay": replay},
+            {"data.max_rejected": max_rejected},
             {"data.batch_window_s": batch_window_s, "data.evaluation_batch_window_s": evaluation_batch_window_s},
             {"data.in_context": in_context, "data.workers": workers},
         )
-        if not replay < 1:
-            raise InputError(f"data.replay={replay:g} is no share of the training utterances: it must be in [0, 1).")
+        if not isinstance(replay, int | float) or not 0 <= replay < 1:
+            raise InputError(f"data.replay={replay} is no share of the training utterances: it must be in [0, 1).")
         self.corpus = corpus
         self.tokens = tokens
         self.context = context
