@@ -168,8 +168,11 @@ def test_what_is_found_is_a_file_of_its_corpus(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="outside"):
             places.find(name, "here")
     for name in ("clips", "none.wav", "a\0.wav"):
-        with pytest.raises(InputError, match="no audio file"):
-            places.find(name, "here")
+        places.missing.clear()
+        path = places.find(name, "here")  # the audit sets its row aside
+        assert places.missing == [f"here: there is no audio file {path}"]
+        with pytest.raises(AudioError, match="there is no file"):
+            load_waveform(path)
 
 
 def test_what_was_written_here_says_which_folders_it_needs(tmp_path: Path) -> None:
