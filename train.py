@@ -54,7 +54,7 @@ from attune.train.ranks import Ranks  # noqa: E402
 from attune.train.scoring import check_examples, score, score_other  # noqa: E402
 from attune.train.sharding import check_sharding, choose_module  # noqa: E402
 from attune.train.tuning import make_aid  # noqa: E402
-from attune.use.config import Run, build, build_corpus, check_seed, find_processes, open_run, plain  # noqa: E402
+from attune.use.config import Run, build, build_corpus, find_processes, open_run, plain  # noqa: E402
 from attune.use.faults import speak_plainly  # noqa: E402
 from attune.use.plan import foresee  # noqa: E402
 from attune.use.screen import make_console, settle_screen  # noqa: E402
@@ -74,7 +74,7 @@ def train(config: DictConfig) -> None:
     ranks = Ranks(**find_processes(config))
     run = ranks.share(partial(open_run, config))
     config, console = run.config, make_console(quiet=not ranks.first)
-    L.seed_everything(check_seed(config.seed), workers=True, verbose=False)
+    L.seed_everything(config.seed, workers=True, verbose=False)
 
     # What is held against forgetting; it may need further splits of the corpus.
     objective, penalty = build(config.objective), build(config.penalty)

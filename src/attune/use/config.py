@@ -166,8 +166,7 @@ def open_run(config: DictConfig) -> Run:
     if config.resume or is_requeued(config.folder):
         folder = Path(config.resume or config.folder)
         return Run(read_config(folder), folder, resumed=True)
-    if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
-        raise InputError(f"seed={config.seed}: accepted is a whole number from 0 to {2**32 - 1}.")
+    check_seed(config.seed)
     check_numbers(plain(config.trainer), "trainer")  # before the data: the trainer itself is made when a model is there
     if config.folder and Path(config.folder).exists():
         raise InputError(describe_taken(config.folder))
@@ -206,15 +205,14 @@ def check_resume(folder: str) -> None:
         )
 
 
-def check_seed(seed: Any) -> int:
-    """A run's seed, for every generator of it.
+def check_seed(seed: Any) -> None:
+    """A run's seed is one that every generator takes.
 
     Raises:
         InputError: it is none that they all take.
     """
     if not is_whole(seed) or not 0 <= seed < 2**32:
         raise InputError(f"seed={seed}: accepted are whole numbers from 0 to {2**32 - 1}.")
-    return seed
 
 
 def find_processes(config: DictConfig) -> dict[str, Any]:
