@@ -339,11 +339,11 @@ def test_what_is_said_of_words(words: list[str], message: str) -> None:
         ("data.max_rejected=5%", r"data.max_rejected=5%: accepted is a share from 0 to 1, as 0.05 for 5 %"),
         ("data.batch_window_s=0", r"data.batch_window_s=0: accepted are seconds above 0"),
         ("data.replay=x", r"data.replay=x is no share of the training utterances"),
-        ("data.workers=two", r"data.workers=two: accepted is a whole number, or null"),
-        ("seed=abc", r"seed=abc: accepted is a whole number from 0 to"),
-        ("trainer.max_steps=abc", r"trainer.max_steps=abc: accepted is a whole number\."),
+        ("data.workers=two", r"data.workers=two: accepted are whole numbers, or null"),
+        ("seed=abc", r"seed=abc: accepted are whole numbers from 0 to"),
+        ("trainer.max_steps=abc", r"trainer.max_steps=abc: accepted are whole numbers\."),
         ("data.validation=null", r"data.validation is null: .* Give it a FILE"),
-        ("data.merge_s=abc", r"data.merge_s=abc: accepted is a number\."),
+        ("data.merge_s=abc", r"data.merge_s=abc: accepted are numbers\."),
     ],
 )
 def test_a_value_of_the_wrong_kind_ends_the_run_before_weights_load(

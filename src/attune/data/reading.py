@@ -29,7 +29,7 @@ def check_settings(shares: Mapping[str, Any], seconds: Mapping[str, Any], counts
             raise InputError(f"{key}={value}: accepted are seconds above 0.")
     for key, value in counts.items():
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise InputError(f"{key}={value}: accepted is a whole number, or null.")
+            raise InputError(f"{key}={value}: accepted are whole numbers, or null.")
 
 
 def _is_number(value: Any) -> bool:

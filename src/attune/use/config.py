@@ -72,8 +72,8 @@ def check_numbers(values: Mapping[str, Any], node: str) -> None:
         is_whole = not isinstance(value, bool) and isinstance(value, int | float) and value == value // 1
         if (value is None and NoneType in kinds) or is_whole or (float in kinds and isinstance(value, float)):
             continue
-        accepted = f"a {'number' if float in kinds else 'whole number'}{' or null' if NoneType in kinds else ''}"
-        raise InputError(f"{node.removesuffix('.corpus')}.{name}={value}: accepted is {accepted}.")
+        accepted = f"{'numbers' if float in kinds else 'whole numbers'}{' and null' if NoneType in kinds else ''}"
+        raise InputError(f"{node.removesuffix('.corpus')}.{name}={value}: accepted are {accepted}.")
 
 
 def compose_run(words: Sequence[str]) -> DictConfig:

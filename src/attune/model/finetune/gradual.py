@@ -19,7 +19,7 @@ class Gradual:
     another joins. AdamW passes by what has no gradient: a group that waits has no step, no state and no weight decay.
     One that joins starts with fresh moments at the rate that the schedule has then.
 
-    On several devices DDP must be told that gradients can be missing: trainer.strategy=ddp_find_unused_parameters_true.
+    On several devices gradients can be missing, for which trainer=ddp looks.
 
     Args:
         blocks: how many blocks ever learn, counted from the output; None: all of them.

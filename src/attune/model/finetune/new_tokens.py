@@ -50,7 +50,7 @@ class NewTokens:
         if terms is not None and not terms and not languages:
             raise InputError(
                 "finetune.terms is empty and finetune.languages too, so there is no new token. List terms, leave "
-                "finetune.terms=null to have words chosen, or give a language: finetune.languages={gsw: de}."
+                "finetune.terms=null to have words chosen, or give a language: +finetune.languages.gsw=de."
             )
         check_whole("finetune", count=count)
         if count < 1:
