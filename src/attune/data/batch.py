@@ -41,7 +41,7 @@ class Example:
     speaker: str | None
     lead: int = 0
     utterances: int = 1
-    states: Float[Tensor, "position width"] | None = None
+    states: Float[Tensor, "position told"] | None = None
     rejected: Sequence448 | None = None
 
 
@@ -73,7 +73,7 @@ class Batch:
     languages: list[str]
     speakers: list[str | None]
     packed: list[int] = field(default_factory=list)
-    states: Float[Tensor, "batch position width"] | None = None
+    states: Float[Tensor, "batch position told"] | None = None
     rejected_input_ids: Int[Tensor, "batch other_token"] | None = None
     rejected_labels: Int[Tensor, "batch other_token"] | None = None
 

@@ -1,7 +1,7 @@
 """Stored encoder states: written once, in shards that are mapped into memory, read by any run with the same encoder.
 
     CACHE/encoder/ENCODER/      one folder an encoder, named by a hash of its weights
-      3f2a....bf16              states of many windows one behind another: (position, width), bfloat16
+      3f2a....bf16              states of many windows one behind another: (position, width + 1), bfloat16
       3f2a....json              key of a window -> where it begins, in positions, how many it has, samples of sound
       in_use                    locked by each run that reads or writes here, so that no other removes the folder
 
@@ -60,7 +60,7 @@ class StoredStates:
 
     Args:
         folder: of this encoder.
-        width: of its states.
+        width: of its states, with the number that is told behind each (`Whisper.encode`).
     """
 
     def __init__(self, folder: Path, width: int):
@@ -78,7 +78,7 @@ class StoredStates:
     def __contains__(self, key: str) -> bool:
         return key in self.index
 
-    def read(self, key: str) -> tuple[Float[Tensor, "position width"], int]:
+    def read(self, key: str) -> tuple[Float[Tensor, "position told"], int]:
         """States as they were stored (bfloat16), and how many samples of sound they are of."""
         shard, first, positions, samples = self.index[key]
         rows = self._map(shard)[first : first + positions]
@@ -108,7 +108,7 @@ class ShardWriter:
         self.places: dict[str, tuple[int, int, int]] = {}
         self.positions = 0
 
-    def write(self, key: str, states: Float[Tensor, "position width"], samples: int) -> None:
+    def write(self, key: str, states: Float[Tensor, "position told"], samples: int) -> None:
         rows = states.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy()
         self.file.write(rows.tobytes())
         self.places[key] = (self.positions, len(rows), samples)

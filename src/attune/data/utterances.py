@@ -41,7 +41,7 @@ class Stored:
     def draws(self) -> int:
         return len(self.keys)
 
-    def read(self, draw: Draw) -> tuple[Float[Tensor, "position width"], int]:
+    def read(self, draw: Draw) -> tuple[Float[Tensor, "position told"], int]:
         return self.states.read(self.keys[draw.number][draw.index])
 
 
@@ -189,7 +189,7 @@ class Utterances(torch.utils.data.Dataset[Example | Late]):
             return example
         return self.in_context.put_before(example, self.shown[draw.index])
 
-    def _hear(self, row: Any, draw: Draw) -> tuple[Float[Tensor, "sample"], Float[Tensor, "position width"] | None]:
+    def _hear(self, row: Any, draw: Draw) -> tuple[Float[Tensor, "sample"], Float[Tensor, "position told"] | None]:
         """The sound of a row; or its length alone, and the states that were stored of it."""
         if self.stored is None:
             waveform = load_row(row)

@@ -32,7 +32,7 @@ Span = tuple[int, int]  # encoder positions, of 0.02 s: the first, and the one b
 @torch.no_grad()
 def align(
     whisper: Whisper,
-    states: Float[Tensor, "batch position width"],
+    states: Float[Tensor, "batch position told"],
     prefixes: Sequence[Sequence[int]],
     written: Sequence[Sequence[int]],
     audible: Sequence[Int[np.ndarray, "position"]],

@@ -40,7 +40,7 @@ def cap_tokens(tokens: Tokens, prefixes: Sequence[Sequence[int]], lengths: Int[T
 
 def decode(
     whisper: Whisper,
-    states: Float[Tensor, "batch position width"],
+    states: Float[Tensor, "batch position told"],
     prefixes: Sequence[Sequence[int]],
     lengths: Int[Tensor, "batch"],
     bias: TermBias | None = None,
@@ -64,7 +64,7 @@ def decode(
 @torch.no_grad()
 def decode_greedily(
     whisper: Whisper,
-    states: Float[Tensor, "batch position width"],
+    states: Float[Tensor, "batch position told"],
     prefixes: Sequence[Sequence[int]],
     max_new_tokens: Sequence[int],
     bias: TermBias | None = None,
@@ -103,7 +103,7 @@ class _Run:
     def __init__(
         self,
         whisper: Whisper,
-        states: Float[Tensor, "batch position width"],
+        states: Float[Tensor, "batch position told"],
         prefixes: Sequence[Sequence[int]],
         max_new_tokens: Sequence[int],
         bias: TermBias | None = None,

@@ -46,7 +46,7 @@ class TokenScores:
 
 def compute_token_scores(
     whisper: Whisper,
-    states: Float[Tensor, "row position width"],
+    states: Float[Tensor, "row position told"],
     decoder_input_ids: Int[Tensor, "row token"],
     labels: Int[Tensor, "row token"],
     temperature: float = 1.0,
@@ -115,7 +115,7 @@ def find_suppressed(whisper: Whisper) -> tuple[list[int], list[int]]:
 
 def score_hypotheses(
     whisper: Whisper,
-    states: Float[Tensor, "row position width"],
+    states: Float[Tensor, "row position told"],
     prefixes: Sequence[Sequence[int]],
     hypotheses: Sequence[Hypothesis],
     temperature: float = 1.0,

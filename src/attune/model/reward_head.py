@@ -36,7 +36,7 @@ def find_reward_head(network: nn.Module) -> nn.Module:
 
 def score_transcripts(
     whisper: Whisper,
-    states: Float[Tensor, "row position width"],
+    states: Float[Tensor, "row position told"],
     decoder_input_ids: Int[Tensor, "row token"],
     labels: Int[Tensor, "row token"],
 ) -> Float[Tensor, "row"]:
@@ -58,7 +58,7 @@ def score_transcripts(
 @torch.no_grad()
 def score_texts(
     whisper: Whisper,
-    states: Float[Tensor, "row position width"],
+    states: Float[Tensor, "row position told"],
     texts: Sequence[str],
     languages: Sequence[str],
 ) -> Float[Tensor, "row"]:

@@ -37,7 +37,7 @@ class Hypothesis:
 @torch.no_grad()
 def sample(
     whisper: Whisper,
-    states: Float[Tensor, "batch position width"],
+    states: Float[Tensor, "batch position told"],
     prefixes: Sequence[Sequence[int]],
     max_new_tokens: Sequence[int],
     seeds: Sequence[int],
@@ -82,7 +82,7 @@ class _Sampling(_Run):
     def __init__(
         self,
         whisper: Whisper,
-        states: Float[Tensor, "batch position width"],
+        states: Float[Tensor, "batch position told"],
         prefixes: Sequence[Sequence[int]],
         max_new_tokens: Sequence[int],
         uniforms: Float[Tensor, "batch sample step"],
@@ -150,7 +150,7 @@ def _step_over(
 @torch.no_grad()
 def search(
     whisper: Whisper,
-    states: Float[Tensor, "batch position width"],
+    states: Float[Tensor, "batch position told"],
     prefixes: Sequence[Sequence[int]],
     max_new_tokens: Sequence[int],
     beams: int,
@@ -171,7 +171,7 @@ class _Beams(_Run):
     def __init__(
         self,
         whisper: Whisper,
-        states: Float[Tensor, "batch position width"],
+        states: Float[Tensor, "batch position told"],
         prefixes: Sequence[Sequence[int]],
         max_new_tokens: Sequence[int],
         beams: int,

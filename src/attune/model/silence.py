@@ -8,7 +8,8 @@ to place by its positional embedding alone, and what attention sums over it is t
 
 m in the middle of each of as many equal stretches as the window has positions of silence, n_m positions in the stretch.
 So the silence of a cut window is given places all over 30 s, and the logarithms go into every attention to it, the
-decoder's too, as a mask. docs/speed.md has how near that comes.
+decoder's too, as a mask: what merged tokens are weighed by elsewhere (proportional attention; Bolya et al. 2023,
+arXiv:2210.09461). docs/speed.md has how near it comes.
 """
 
 from typing import NamedTuple

@@ -270,7 +270,7 @@ class WhisperModule(L.LightningModule):
         margins = judge(self.whisper, states, batch) if judge else [None] * len(batch)
         self._heard.append([Prediction(*row, margin=margin) for row, margin in zip(rows, margins, strict=True)])
 
-    def _transcribe(self, states: Float[Tensor, "batch position width"], batch: Batch) -> list[str]:
+    def _transcribe(self, states: Float[Tensor, "batch position told"], batch: Batch) -> list[str]:
         ids = decode(self.whisper, states, batch.prefixes, batch.lengths, self.bias)
         return [self.whisper.tokens.transcript(row) for row in ids]
 

@@ -53,7 +53,7 @@ class Thresholds:
 @torch.no_grad()
 def judge(
     whisper: Whisper,
-    states: Float[Tensor, "batch position width"],
+    states: Float[Tensor, "batch position told"],
     prefixes: Sequence[Sequence[int]],
     written: Sequence[Sequence[int]],
 ) -> list[Attempt]:

@@ -86,7 +86,7 @@ class Listener:
         spoken = [token for token in attempt.ids if token not in tokens.special]
         return Heard([Segment(0.0, window_s, tokens.transcript(spoken))], window_s, [spoken])
 
-    def _decode(self, states: Float[Tensor, "1 position width"], window: Float[Tensor, "sample"]) -> Attempt:
+    def _decode(self, states: Float[Tensor, "1 position told"], window: Float[Tensor, "sample"]) -> Attempt:
         tokens, length = self.whisper.tokens, torch.tensor([len(window)])
         prefix = make_prefix(tokens, self.language, self.task, self.timestamps, self.prompt)
         if self.timestamps:
@@ -97,7 +97,7 @@ class Listener:
         return judge(self.whisper, states, [prefix], ids)[0] if self.has_decoder else Attempt(ids[0], 0.0, 0.0, 0.0)
 
     def _time_words(
-        self, heard: Heard, states: Float[Tensor, "1 position width"], window: Float[Tensor, "sample"]
+        self, heard: Heard, states: Float[Tensor, "1 position told"], window: Float[Tensor, "sample"]
     ) -> Heard:
         """The same segments with their words, all of the window's laid along its sound at once."""
         prefix = make_prefix(self.whisper.tokens, self.language, self.task, False, self.prompt)
@@ -105,7 +105,7 @@ class Listener:
         return replace(heard, segments=add_words(heard.segments, words))
 
     def _decode_with_fallback(
-        self, states: Float[Tensor, "1 position width"], prefix: Sequence[int], limit: int
+        self, states: Float[Tensor, "1 position told"], prefix: Sequence[int], limit: int
     ) -> Attempt:
         """The first attempt that is silence or credible; else the likeliest of those that repeat themselves least."""
         attempts: list[Attempt] = []
@@ -117,7 +117,7 @@ class Listener:
         return max(attempts, key=lambda attempt: (not self.thresholds.repeats(attempt), attempt.mean_log_probability))
 
     def _generate(
-        self, states: Float[Tensor, "1 position width"], prefix: Sequence[int], limit: int, temperature: float
+        self, states: Float[Tensor, "1 position told"], prefix: Sequence[int], limit: int, temperature: float
     ) -> list[int]:
         """New ids by transformers, under Whisper's rules for timestamps; <|endoftext|> left out."""
         # transformers would draw from the 50 likeliest tokens; openai/whisper draws from all.
@@ -138,7 +138,7 @@ class Listener:
 
 def encode_stretches(
     whisper: Whisper, stretches: Sequence[Float[Tensor, "sample"]]
-) -> Float[Tensor, "batch position width"]:
+) -> Float[Tensor, "batch position told"]:
     """Encoder states of stretches of up to 30 s, each padded to Whisper's window.
 
     The log-mel is made of each stretch by itself, not of the whole file as in openai/whisper: its floor lies 80 dB
@@ -156,7 +156,7 @@ def make_prefix(tokens: Tokens, language: str | None, task: str, timestamps: boo
     return [*before, *tokens.prefix(str(language), task, timestamps)]
 
 
-def detect_language(whisper: Whisper, states: Float[Tensor, "1 position width"]) -> str:
+def detect_language(whisper: Whisper, states: Float[Tensor, "1 position told"]) -> str:
     """The likeliest language token behind <|startoftranscript|>."""
     tokens = whisper.tokens
     start = torch.tensor([[*tokens.prompt(None, room=tokens.max_tokens), tokens.start]], device=states.device)

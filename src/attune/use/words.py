@@ -18,7 +18,7 @@ from attune.use.transcript import Word, WordedSegment
 
 def time_words(
     whisper: Whisper,
-    states: Float[Tensor, "batch position width"],
+    states: Float[Tensor, "batch position told"],
     prefixes: Sequence[Sequence[int]],
     written: Sequence[Sequence[Sequence[int]]],
     stretches: Sequence[Float[Tensor, "sample"]],

@@ -62,7 +62,7 @@ class CrossEntropy:
         return self.loss_from_states(whisper, states, batch)
 
     def loss_from_states(
-        self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
+        self, whisper: Whisper, states: Float[Tensor, "batch position told"], batch: Batch
     ) -> LossTerms:
         """The same from encoder states that are there already: validation encodes once for loss and decoding.
 
@@ -91,7 +91,7 @@ def count_at_once(whisper: Whisper) -> int:
 
 
 def compute_logits(
-    whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
+    whisper: Whisper, states: Float[Tensor, "batch position told"], batch: Batch
 ) -> Float[Tensor, "token vocabulary"]:
     """Of the supervised tokens, utterance by utterance, in fp32."""
     hidden, _ = take_taught(whisper.decode(states, batch.decoder_input_ids), batch)

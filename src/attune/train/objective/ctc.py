@@ -25,7 +25,7 @@ class Ctc:
         return self.loss_from_states(whisper, whisper.encode(batch.waveform), batch)
 
     def loss_from_states(
-        self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
+        self, whisper: Whisper, states: Float[Tensor, "batch position told"], batch: Batch
     ) -> LossTerms:
         """The same from encoder states that are there already.
 
@@ -70,7 +70,7 @@ def find_text(whisper: Whisper, batch: Batch) -> Bool[Tensor, "batch token"]:
     return (batch.labels >= 0) & (batch.labels < whisper.tokens.end_of_text)
 
 
-def compute_ctc(whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch) -> Float[Tensor, ""]:
+def compute_ctc(whisper: Whisper, states: Float[Tensor, "batch position told"], batch: Batch) -> Float[Tensor, ""]:
     """CTC loss of the text tokens, summed over the batch, from the encoder's states inside the audio.
 
     An utterance with more tokens than positions has no alignment and counts as 0.

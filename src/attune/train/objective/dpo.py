@@ -83,7 +83,7 @@ class Dpo(nn.Module):
         return self.loss_from_states(whisper, hear(whisper, batch), batch)
 
     def loss_from_states(
-        self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
+        self, whisper: Whisper, states: Float[Tensor, "batch position told"], batch: Batch
     ) -> LossTerms:
         """The same from encoder states that are there already."""
         ours = score_pairs(whisper, states, batch)
@@ -142,7 +142,7 @@ def find_pairs(batch: Batch) -> Bool[Tensor, "batch"]:
 
 
 def score_pairs(
-    whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
+    whisper: Whisper, states: Float[Tensor, "batch position told"], batch: Batch
 ) -> Float[Tensor, "batch 2"]:
     """log p of chosen and rejected: text and <|endoftext|>, without the tokens before, which both have alike."""
     end = whisper.tokens.end_of_text

@@ -88,12 +88,12 @@ class FromHypotheses(nn.Module):
         return 0
 
     def loss_from_states(
-        self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
+        self, whisper: Whisper, states: Float[Tensor, "batch position told"], batch: Batch
     ) -> LossTerms:
         """Validation: the transcripts' cross-entropy, per token. What counts is the WER beside it."""
         return CrossEntropy().loss_from_states(whisper, states, batch)
 
-    def draw(self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch) -> Hypotheses:
+    def draw(self, whisper: Whisper, states: Float[Tensor, "batch position told"], batch: Batch) -> Hypotheses:
         """Samples of this step; the model is left as it was."""
         seeds = [random.Random(f"hypotheses {self.seed} {self.step} {id}").randrange(2**62) for id in batch.ids]
         limits = cap_tokens(whisper.tokens, batch.prefixes, batch.lengths)
@@ -102,7 +102,7 @@ class FromHypotheses(nn.Module):
         return gather(whisper, drawn, self.samples)
 
     def find(
-        self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch, count: int
+        self, whisper: Whisper, states: Float[Tensor, "batch position told"], batch: Batch, count: int
     ) -> Hypotheses:
         """The n-best list; with a count of 1 it is what the model writes."""
         limits = cap_tokens(whisper.tokens, batch.prefixes, batch.lengths)
@@ -110,7 +110,7 @@ class FromHypotheses(nn.Module):
             return gather(whisper, search(whisper, states.detach(), batch.prefixes, limits, count), count)
 
     def score(
-        self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch, drawn: Hypotheses
+        self, whisper: Whisper, states: Float[Tensor, "batch position told"], batch: Batch, drawn: Hypotheses
     ) -> TokenScores:
         """Log-probabilities of the hypotheses, from states of each utterance, once."""
         prefixes = [prefix for prefix in batch.prefixes for _ in range(drawn.size)]
@@ -121,7 +121,7 @@ class FromHypotheses(nn.Module):
         self,
         loss: Float[Tensor, ""],
         whisper: Whisper,
-        states: Float[Tensor, "batch position width"],
+        states: Float[Tensor, "batch position told"],
         batch: Batch,
         logged: dict[str, float],
     ) -> LossTerms:
@@ -133,7 +133,7 @@ class FromHypotheses(nn.Module):
         return LossTerms(loss + self.anchor * terms.total, len(batch), logged, terms.logits)
 
 
-def hear(whisper: Whisper, batch: Batch) -> Float[Tensor, "batch position width"]:
+def hear(whisper: Whisper, batch: Batch) -> Float[Tensor, "batch position told"]:
     """Encoder states of a batch.
 
     Raises:

@@ -50,7 +50,7 @@ class RewardModel:
         return self.loss_from_states(whisper, hear(whisper, batch), batch)
 
     def loss_from_states(
-        self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
+        self, whisper: Whisper, states: Float[Tensor, "batch position told"], batch: Batch
     ) -> LossTerms:
         """The same from encoder states that are there already."""
         is_pair, margins = find_pairs(batch), compute_margins(whisper, states, batch)
@@ -61,9 +61,7 @@ class RewardModel:
         return LossTerms(total, len(batch), logged)
 
     @torch.no_grad()
-    def judge(
-        self, whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
-    ) -> list[float | None]:
+    def judge(self, whisper: Whisper, states: Float[Tensor, "batch position told"], batch: Batch) -> list[float | None]:
         """By how much the chosen transcript of each utterance is scored above the rejected one; None without a pair, or
         by a model that has no head."""
         if batch.rejected_labels is None or not hasattr(whisper.network, REWARD):
@@ -73,7 +71,7 @@ class RewardModel:
 
 
 def compute_margins(
-    whisper: Whisper, states: Float[Tensor, "batch position width"], batch: Batch
+    whisper: Whisper, states: Float[Tensor, "batch position told"], batch: Batch
 ) -> Float[Tensor, "batch"]:
     """s(chosen) - s(rejected) of each utterance; what that of one without a pair is means nothing."""
     chosen = score_transcripts(whisper, states, batch.decoder_input_ids, batch.labels)
