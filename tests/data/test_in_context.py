@@ -130,7 +130,7 @@ def test_examples_of_the_speaker_where_training_has_that_one(nano_tokens: Tokens
     ("settings", "message"),
     [
         ({"in_context": -1}, r"data.in_context is -1; accepted: .* 0 or more"),
-        ({"in_context": 1.5}, r"data.in_context is 1.5"),
+        ({"in_context": 1.5}, r"data.in_context=1.5: accepted are whole numbers"),
         ({"in_context": 1, "in_context_per": "label"}, r"data.in_context_per is 'label'; accepted: all, speaker"),
     ],
 )

@@ -123,7 +123,7 @@ def test_what_has_no_way_is_refused(
         path.check(finetune, data, is_scratch)
     path.check(Lora(), data, is_scratch=False)
     data.splits = {name: split for name, split in data.splits.items() if "retention" not in name}
-    with pytest.raises(InputError, match=r"no retention panel. Give data.retention.NAME"):
+    with pytest.raises(InputError, match=r"no retention panel. Give \+data.retention.NAME=FILE"):
         path.check(Full(), data, is_scratch=False)
 
 

@@ -121,7 +121,10 @@ def test_the_fused_optimiser_lets_gradients_be_clipped(
             lambda _: make_trainer([], [], ".", accumulate_grad_batches=0),
             r"trainer.accumulate_grad_batches=0: accepted",
         ),
-        (lambda _: make_trainer([], [], ".", validate_every=0), r"trainer.validate_every=0: accepted are 1 and more"),
+        (
+            lambda _: make_trainer([], [], ".", validate_every=0),
+            r"trainer.validate_every=0: accepted are whole numbers, 1 and more",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_said_with_its_key(
