@@ -9,8 +9,9 @@ from test_train import make_config
 from attune.errors import InputError
 from attune.train.interpolation import make_interpolation
 from attune.train.schedule import check_optimizer
-from attune.use.config import build, check_seed, open_run, plain
+from attune.use.config import build, check_numbers, check_seed, open_run, plain
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 COUNTS = r"accepted are whole numbers"
 
 
@@ -120,3 +121,9 @@ def test_a_run_that_goes_on_reads_no_other_words(
     config = make_config(resume, "hydra.job.name=again")
     monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
     assert open_run(config).resumed
+
+
+@pytest.mark.parametrize("option", sorted(path.stem for path in (CONFIGS / "trainer").glob("*.yaml")))
+def test_numbers_of_every_trainer_are_taken(option: str) -> None:
+    """trainer=ddp and fsdp leave devices and nodes to whoever launches: `auto` is no number, and no fault."""
+    check_numbers(plain(make_config(f"trainer={option}").trainer), "trainer")

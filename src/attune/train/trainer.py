@@ -34,7 +34,7 @@ def make_trainer(
     log_every: int = 5,
     accelerator: str = "auto",
     devices: int | str = 1,
-    num_nodes: int = 1,
+    num_nodes: int | str = 1,
     strategy: str = "auto",
     compile: bool = False,
     max_skipped: int = 10,
@@ -86,7 +86,7 @@ def make_trainer(
         log_every_n_steps=log_every,
         accelerator=accelerator,
         devices=devices,
-        num_nodes=num_nodes,
+        num_nodes=int(num_nodes),
         strategy=choose_strategy(strategy),
         enable_model_summary=False,
         enable_progress_bar=False,  # train/callbacks/progress.py draws ours
