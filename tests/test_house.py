@@ -47,8 +47,8 @@ report.divergence report.errors report.figures report.learning_curves report.aug
 report.finish
 report.compare report.differences report.runs report.tables report.ablation_figures report.trade_offs report.forest
 report.ablation_page report.ablation
-use.transcript use.words use.attempts use.segments use.listen use.stretches use.transcribe use.config use.faults
-use.audit use.plan use.screen use.sweep use.export use.formats.known use.formats.base use.formats.layout
+use.transcript use.words use.attempts use.segments use.listen use.stretches use.transcribe use.numbers use.config
+use.faults use.audit use.plan use.screen use.sweep use.export use.formats.known use.formats.base use.formats.layout
 use.formats.hf use.formats.ctranslate2 use.formats.ggml use.formats.onnx_loader use.formats.onnx
 use.formats.parity use.formats.card use.formats.registry use.convert use.evaluate use.pairs use.journal
 use.candidates use.preferences use.dpo_runs use.prefer use.prefer_server

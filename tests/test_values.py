@@ -9,7 +9,8 @@ from test_train import make_config
 from attune.errors import InputError
 from attune.train.interpolation import make_interpolation
 from attune.train.schedule import check_optimizer
-from attune.use.config import build, check_numbers, check_seed, open_run, plain
+from attune.use.config import build, open_run, plain
+from attune.use.numbers import check_numbers, check_seed
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 COUNTS = r"accepted are whole numbers"

@@ -71,7 +71,7 @@ def test_what_has_no_silence_or_all_of_it_stays_as_it_is(positions: int) -> None
 def test_a_window_that_is_nearly_full_of_sound_ends_where_30_s_do() -> None:
     waveform = make_waveforms([147 * SAMPLES_PER_POSITION, 146 * SAMPLES_PER_POSITION], 150)
     places = spread_silence(waveform).places
-    assert places[:, -1].tolist() == [149, WINDOW_POSITIONS - 1] or places[:, -1].tolist() == [WINDOW_POSITIONS - 1] * 2
+    assert places[:, -1].tolist() == [149, WINDOW_POSITIONS - 1]  # the first has no silence left
 
 
 @torch.no_grad()

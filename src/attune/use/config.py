@@ -8,25 +8,25 @@ import copy
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from attune.errors import InputError, check_writable, describe_unwritable, is_whole
+from attune.errors import InputError, check_writable, describe_unwritable
 from attune.train.files import write_atomically
+from attune.use.numbers import check_numbers, check_seed
 
 FOLDER = "folder=ANOTHER/PLACE"
 
@@ -48,32 +48,6 @@ def build(node: DictConfig | None, **more: Any) -> Any:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
         raise InputError(f"{node.get('_target_')}: {error.__cause__ or error}") from None
-
-
-def check_numbers(values: Mapping[str, Any], node: str) -> None:
-    """Hold what the signature of a `_target_` declares to be a number against what it is given.
-
-    Args:
-        node: the config's name for the target, for the message.
-
-    Raises:
-        InputError: a word stands where a number should.
-    """
-    try:
-        target = get_object(values["_target_"])
-        hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
-    except (KeyError, ImportError, ValueError, NameError, AttributeError):  # which building it will tell
-        return
-    for name in values.keys() & hints.keys():
-        kinds = set(get_args(hints[name]) or [hints[name]])
-        value, numbers = values[name], kinds & {int, float}
-        if not numbers or not kinds <= {int, float, NoneType}:
-            continue
-        is_whole = not isinstance(value, bool) and isinstance(value, int | float) and value == value // 1
-        if (value is None and NoneType in kinds) or is_whole or (float in kinds and isinstance(value, float)):
-            continue
-        accepted = f"{'numbers' if float in kinds else 'whole numbers'}{' and null' if NoneType in kinds else ''}"
-        raise InputError(f"{node.removesuffix('.corpus')}.{name}={value}: accepted are {accepted}.")
 
 
 def compose_run(words: Sequence[str]) -> DictConfig:
@@ -203,16 +177,6 @@ def check_resume(folder: str) -> None:
             f"resume={folder} goes on with the run's own config, and reads no other words; got {' '.join(words)}. "
             f"Change it in {Path(folder) / 'config.yaml'}, or begin a new run: model.name_or_path={folder}."
         )
-
-
-def check_seed(seed: Any) -> None:
-    """A run's seed is one that every generator takes.
-
-    Raises:
-        InputError: it is none that they all take.
-    """
-    if not is_whole(seed) or not 0 <= seed < 2**32:
-        raise InputError(f"seed={seed}: accepted are whole numbers from 0 to {2**32 - 1}.")
 
 
 def find_processes(config: DictConfig) -> dict[str, Any]:
