@@ -40,7 +40,8 @@ def test_gaps_are_no_longer_resident() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "default"), [("THP_MEM_ALLOC_ENABLE", "1"), ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")]
+    ("name", "default"),
+    [("THP_MEM_ALLOC_ENABLE", "1"), ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"), ("LRU_CACHE_CAPACITY", "64")],
 )
 def test_torch_is_asked_for_large_pages_and_few_kernels(name: str, default: str) -> None:
     """Set by hand it stays; set by attune it is there before torch's first block."""
@@ -52,6 +53,25 @@ def test_torch_is_asked_for_large_pages_and_few_kernels(name: str, default: str)
     lines = (Path(__file__).parents[2] / "train.py").read_text().splitlines()
     imported = [line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))]
     assert imported.index("attune") < min(map(imported.index, ("hydra", "lightning")))
+
+
+def test_products_of_many_shapes_in_16_bits_leave_little_behind() -> None:
+    """As decoding makes them, one key longer with every token. Half a MB of each would stay."""
+    say = """
+import attune, torch
+from attune.train.room import find_resident
+
+def multiply(shapes):
+    for keys in shapes:
+        torch.ones(48, 1, 64, dtype=torch.bfloat16) @ torch.ones(48, 64, keys, dtype=torch.bfloat16)
+
+multiply(range(10, 110))
+before = find_resident()
+multiply(range(110, 410))
+print(find_resident() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 30e6
 
 
 def test_the_process_is_what_is_resident_without_the_model() -> None:
