@@ -168,6 +168,9 @@ def test_prompts_of_what_a_first_pass_almost_heard(
         ({"train_prompts": True}, "vocabulary.train_prompts=True is no share"),
         ({"times": 0}, "vocabulary.times=0"),
         ({"grammar": "clinical"}, "vocabulary needs a list"),
+        ({"noise_db": 5}, "vocabulary.noise_db=5: accepted are the lowest and the highest"),
+        ({"noise_db": [5]}, r"vocabulary.noise_db=\[5\]: accepted"),
+        ({"noise_db": [20, 10]}, r"vocabulary.noise_db=\[20, 10\]: accepted"),
     ],
 )
 def test_settings_that_are_refused(file: str, settings: dict, message: str) -> None:

@@ -83,8 +83,7 @@ class CustomVocabulary:
         self.source = file or f"the grammar {grammar}"
         self.prompt, self.train_prompts, self.distractors = prompt, train_prompts if prompt else 0.0, distractors
         self.synthetic, self.times, self.language = synthetic, times, language
-        noise = (noise_db[0], noise_db[1]) if noise_db else None
-        self.speakers = Speakers(accents or (), variants, noise_db=noise, synthesiser=synthesiser)
+        self.speakers = Speakers(accents or (), variants, noise_db=_read_range(noise_db), synthesiser=synthesiser)
         self.seed, self.cache_dir = seed, cache_dir
         self.spoken = 0  # synthetic utterances in the training split
         self.frequency: Counter[str] = Counter()  # of each term in the recorded training texts
@@ -209,6 +208,18 @@ def _read_weights(bias: float | Sequence[float]) -> list[float]:
             "several of which validation chooses: [0.5,1,2,4]."
         )
     return sorted({float(weight) for weight in weights})
+
+
+def _read_range(noise_db: Sequence[float] | None) -> tuple[float, float] | None:
+    if noise_db is None:
+        return None
+    limits = list(noise_db) if isinstance(noise_db, Sequence) else []
+    if len(limits) != 2 or not all(map(_is_number, limits)) or limits[0] > limits[1]:
+        raise InputError(
+            f"vocabulary.noise_db={noise_db}: accepted are the lowest and the highest signal-to-noise ratio in dB, as "
+            "[10,20], or null for clean speech."
+        )
+    return limits[0], limits[1]
 
 
 def _check_settings(prompt: str | None, shares: Mapping[str, float], distractors: int, times: int) -> None:

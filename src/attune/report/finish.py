@@ -107,7 +107,8 @@ def describe_run(console: Console, record: RunRecord, data: SpeechDataModule, fo
     if record.in_context:
         tell(_describe_examples(record.in_context))
     if data.rejections:
-        tell(f"set aside: {len(data.rejections)} unusable utterances, see {folder / 'rejected.csv'}", style="yellow")
+        utterances = "utterance" if len(data.rejections) == 1 else "utterances"
+        tell(f"set aside: {len(data.rejections)} unusable {utterances}, see {folder / 'rejected.csv'}", style="yellow")
     if not learning["trainable"]:
         known = f" of {learning['total']:,}" if "total" in learning else ""  # other programs do not tell
         tell(f"parameters: none{known} learn, and no step is taken")
