@@ -16,7 +16,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from sides import FEATURE_PASSES, peak_resident_gb
+from sides import FEATURE_PASSES, PARTS, peak_resident_gb
 
 from attune.audio.context import AudioContext, Context, FullContext, PackedContext
 from attune.data.corpora.manifest import ManifestCorpus
@@ -33,7 +33,7 @@ from attune.train.objective.cross_entropy import CrossEntropy
 from attune.train.trainer import make_trainer
 
 CONTEXTS: dict[str, Context] = {
-    "audio": AudioContext(),  # with its share of windows of 30 s
+    "audio": AudioContext(),
     "packed": PackedContext(grow_share=0.0),  # a fifth of the clips alone, as by default; all grown
     "full": FullContext(),
 }
@@ -80,7 +80,7 @@ class Clock(Callback):
     """Wall time of the steps with their batches, and what was heard in them, but for the first steps, which warm up."""
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx == WARM:
+        if batch_idx == WARM * PARTS:
             self.before = pl_module.utterances_seen, pl_module.audio_seen_s
             self.started = time.perf_counter()
 
@@ -99,7 +99,9 @@ def train(whisper, data: SpeechDataModule, steps: int, precision: str, is_cached
     module = WhisperModule(whisper, finetune, CrossEntropy(), steps=WARM + steps)
     speed, clock = Throughput(time.time()), Clock()
     callbacks = [speed, clock, *([EncoderCache(folder)] if is_cached else [])]
-    trainer = make_trainer(callbacks, [], folder, max_steps=WARM + steps, precision=precision, validate_every=10**6)
+    trainer = make_trainer(
+        callbacks, [], folder, WARM + steps, precision, accumulate_grad_batches=PARTS, validate_every=10**6
+    )
     trainer.fit(module, datamodule=data)
     summary = speed.summary(steps, module)
     return clock.rates | {"mfu": summary["mfu"]}

@@ -14,7 +14,7 @@ from typing import Any
 import soundfile
 import torch
 from datasets import Dataset
-from sides import FEATURE_PASSES, peak_resident_gb
+from sides import FEATURE_PASSES, PARTS, peak_resident_gb
 from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
@@ -75,6 +75,7 @@ def main(stage: str, model: str, manifest: str, steps: int, batch: int, cap: int
             output_dir=tempfile.mkdtemp(),
             per_device_train_batch_size=batch,
             per_device_eval_batch_size=batch,
+            gradient_accumulation_steps=PARTS,
             learning_rate=1e-5,
             max_steps=1 + steps,
             eval_strategy="no",
@@ -99,7 +100,7 @@ def main(stage: str, model: str, manifest: str, steps: int, batch: int, cap: int
             clock = Clock()
             trainer.add_callback(clock)
             trainer.train()
-            clips, started = steps * batch, clock.started
+            clips, started = steps * PARTS * batch, clock.started
         else:
             trainer.predict(prepared.select(range(batch)), max_length=8)
             started = time.perf_counter()

@@ -13,6 +13,7 @@ import torch
 
 SHORTEST_S, LONGEST_S = 2.0, 6.0
 RATE_HZ = 16_000
+PARTS = 3  # batches a step, on both sides: the default of trainer.accumulate_grad_batches
 FEATURE_PASSES = 5  # over the clips: one takes ours a seventh of a second, too little to time
 Clip = tuple[torch.Tensor, str]  # waveform, text
 

@@ -55,8 +55,10 @@ def main() -> None:
     parser.add_argument("--manifest", help="JSONL with audio, text and language; 16 kHz")
     parser.add_argument("--digits", help="JSONL with audio (relative to it) and text, of single recorded digits")
     parser.add_argument("--clips", type=int, default=192)
-    parser.add_argument("--batch", type=int, default=8, help="clips")
-    parser.add_argument("--steps", type=int, default=48, help="of ours; the peer takes a sixth of them")
+    parser.add_argument("--batch", type=int, default=8, help="clips; three batches are a step, on both sides")
+    parser.add_argument(
+        "--steps", type=int, default=24, help="of ours, of three batches; the peer takes a sixth of them"
+    )
     parser.add_argument("--cap", type=int, default=48, help="tokens a hypothesis, prefix included")
     parser.add_argument("--precision", default="bf16-mixed", help="of ours; the peer's recipe is fp32 on a CPU")
     parser.add_argument("--no-lengths", action="store_true", help="leave out the figure over clip length")

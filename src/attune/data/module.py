@@ -53,8 +53,8 @@ class SpeechDataModule(L.LightningDataModule):
         corpus: a reader; its splits are train, validation, test and any retention/NAME.
         tokens: of the Whisper that will be trained.
         context: how much of the 30 s window is used in training and in scoring.
-        batch_window_s: seconds of Whisper's window in one training batch: 120 is four full windows, or some thirty
-            three-second clips at context=audio.
+        batch_window_s: seconds of Whisper's window in one training batch: 40 is one full window, or some ten
+            three-second clips at context=audio. The Trainer's `accumulate_grad_batches` of them are a step.
         evaluation_batch_window_s: the same for scoring, where no gradient takes memory.
         max_rejected: share of unusable utterances, in [0, 1], above which the run stops.
         workers: processes that decode and resample; 0 does it in this one; None is none on a CPU, up to 8 beside a GPU.
@@ -80,7 +80,7 @@ class SpeechDataModule(L.LightningDataModule):
         corpus: Corpus,
         tokens: Tokens,
         context: Context,
-        batch_window_s: float = 120.0,
+        batch_window_s: float = 40.0,
         evaluation_batch_window_s: float = 240.0,
         max_rejected: float = 0.05,
         workers: int | None = None,
