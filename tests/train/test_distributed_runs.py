@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 WORDS = [
     "logger=csv", "trainer.max_steps=8", "trainer.validate_every=2", "trainer.log_every=1", "trainer.accelerator=cpu",
     "name=test", "data.batch_window_s=4", "data.evaluation_batch_window_s=4", "data.allow_leakage=true",
-    "optimizer.learning_rate=1e-2", "trainer.patience=99",
+    "optimizer.learning_rate=1e-2", "trainer.patience=99", "trainer.accumulate_grad_batches=1",
 ]  # fmt: skip
 LEARNT = ["One two.", "Three four.", "Five six seven.", "Eight.", "Nine ten eleven.", "Twelve.", "Go on."]
 SCORED = LEARNT[:5]  # odd numbers: no process has as many as the other
