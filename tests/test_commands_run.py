@@ -71,7 +71,7 @@ def make_rows(place: Path, name: str) -> Iterator[dict[str, str]]:
     for index, text in enumerate(TEXTS):
         said, path = f"{name} {text}", place / f"{name}{index}.wav"
         path.write_bytes(encode_wav(speak(said, Voice(variant="f2" if name == "test" else "m3"))))
-        yield {"audio": path.name, "text": said, "language": "en", "speaker": f"{name}{index % 2}"}
+        yield {"audio": path.name, "text": said, "language": "en", "dialect": "gsw", "speaker": f"{name}{index % 2}"}
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,8 @@ def run_train(words: list[str], place: Path, folder: str) -> None:
         given = any(word.startswith(("model.name_or_path=", "interpolate=")) for word in words)  # else a random model
         words = [word for word in find_first(words) if not re.match(r"model=|trainer\.(max_steps|validate)", word)]
         more = [*SMALL, *([] if given else SIZE), f"folder={folder}"]
+        if any(word.startswith("+finetune.languages.gsw=") for word in words):
+            more += ["data.columns.language=dialect"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose("train", [*words, *more], return_hydra_config=True)
     OmegaConf.set_struct(config, False)

@@ -14,6 +14,7 @@ from whispers import copy_of, make_batch
 
 from attune.audio.context import AudioContext, PackedContext
 from attune.data.module import SpeechDataModule
+from attune.model.finetune.adapter import Adapter
 from attune.model.finetune.full import Full
 from attune.model.finetune.layers import Layers
 from attune.model.finetune.lora import Lora
@@ -75,7 +76,8 @@ def test_activations_of_full_fine_tuning_by_hand(nano_like: Whisper) -> None:
 @pytest.mark.parametrize("half", [False, True])
 def test_what_autograd_keeps_is_what_is_counted(half: bool, nano_like: Whisper) -> None:
     """Every tensor that is saved for a backward pass, each memory counted once; the loss's own are the logits'."""
-    for finetune, within in ((Full(), 0.1), (Layers(["model.decoder.*"]), 0.2), (Lora(rank=2), 0.15)):
+    types = ((Full(), 0.1), (Layers(["model.decoder.*"]), 0.2), (Lora(rank=2), 0.15), (Adapter(bottleneck=8), 0.2))
+    for finetune, within in types:
         whisper = copy_of(nano_like).train()
         finetune.apply(whisper.network)
         batch = make_batch(whisper.tokens, 400)

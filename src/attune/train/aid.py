@@ -41,8 +41,8 @@ def check_languages(finetune: object, data: SpeechDataModule) -> None:
     for code in sorted(finetune.languages.keys() - taught):
         raise InputError(
             f"finetune.languages: no training utterance is in {code!r}, so its token would learn nothing. They are in "
-            f"{', '.join(sorted(taught))}. Write {code!r} into the column 'language' of the rows that are in it, or "
-            f"give it to all: data.language={code}."
+            f"{', '.join(sorted(taught))}. Write {code!r} into the column 'language' of the rows that are in it; where "
+            f"rows have no such column, data.language={code} gives it to all."
         )
 
 

@@ -21,6 +21,7 @@ from transformers import WhisperForConditionalGeneration
 from attune.audio.waveform import POSITIONS_PER_S
 from attune.data.audit import encode_row
 from attune.data.module import SpeechDataModule
+from attune.model.additions import ADAPTER
 from attune.text.tokens import IGNORED
 from attune.train.objective.cross_entropy import LOGITS_BYTES
 
@@ -30,7 +31,7 @@ LOOKED_AT = 64  # batches of the first pass
 # What a CPU process takes beside what is counted (benchmarks/memory.py): kernels and buffers that torch and Lightning
 # make in the first steps, and what lies unused between blocks, as a share of the activations.
 LIBRARIES = 100_000_000
-GAPS = 0.15
+GAPS = 0.1
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,8 @@ def _decoder(network: WhisperForConditionalGeneration, load: Load, half: bool, f
             continue
         cross = block.encoder_attn
         kept += rows * (_attention(block.self_attn, half) + _feed_forward(block, half)) + _casts(block, half)
-        kept += rows * width * (SINGLE + 2 * _bytes(half) + _inputs([cross.q_proj], half) + _own(cross.out_proj, half))
+        kept += rows * width * (SINGLE + 2 * _bytes(half) + _inputs([cross.q_proj], half))
+        kept += rows * (_own(cross.out_proj, half) + _bottleneck(cross.out_proj, half))
         kept += positions * width * 2 * _bytes(half)  # keys and values
     if half:  # one copy of the states for all blocks; in fp32 it is the states themselves
         kept += positions * width * 2
@@ -185,14 +187,14 @@ def _attention(attention: Any, half: bool) -> int:
     """Bytes a position of self-attention with the norm in front of it."""
     inputs = _inputs([attention.q_proj, attention.k_proj, attention.v_proj], half)
     prompted = 2 * _bytes(half) * hasattr(attention, "soft_prompt")  # its queries and what it has heard
-    return attention.embed_dim * (SINGLE + 4 * _bytes(half) + inputs + _own(attention.out_proj, half) + prompted)
+    behind = _own(attention.out_proj, half) + _bottleneck(attention.out_proj, half)
+    return attention.embed_dim * (SINGLE + 4 * _bytes(half) + inputs + prompted) + behind
 
 
 def _feed_forward(block: Any, half: bool) -> int:
     """Bytes a position, of the norm and the two layers behind it."""
-    width, inner = block.embed_dim, block.fc1.out_features
-    before = SINGLE + _inputs([block.fc1], half) + (_bytes(half) if _has_adapter(block.fc2) else 0)
-    return width * before + inner * (_bytes(half) + _own(block.fc2, half))
+    kept = block.embed_dim * (SINGLE + _inputs([block.fc1], half)) + block.fc1.out_features * _bytes(half)
+    return kept + _own(block.fc2, half) + _bottleneck(block.fc2, half)
 
 
 def _inputs(layers: Sequence[nn.Module], half: bool) -> int:
@@ -200,19 +202,21 @@ def _inputs(layers: Sequence[nn.Module], half: bool) -> int:
     return _bytes(half) * any(map(_keeps_input, layers))
 
 
-def _own(layer: nn.Module, half: bool) -> int:
-    """Bytes a number of an input that is computed in the precision of autocast, and that nothing else keeps."""
-    return _bytes(half) * (_keeps_input(layer) or _has_adapter(layer))
+def _own(layer: nn.Linear, half: bool) -> int:
+    """Bytes a position of an input that is computed in the precision of autocast, and that nothing else keeps."""
+    return _bytes(half) * layer.in_features * _keeps_input(layer)
 
 
 def _keeps_input(layer: nn.Module) -> bool:
     """Whether a matrix learns that is multiplied with it: the layer's own or a low-rank one; a bias needs no input."""
     named = layer.named_parameters()
-    return any(each.requires_grad and each.ndim > 1 and not name.startswith("adapter.") for name, each in named)
+    return any(each.requires_grad and each.ndim > 1 and not name.startswith(f"{ADAPTER}.") for name, each in named)
 
 
-def _has_adapter(layer: nn.Module) -> bool:
-    return hasattr(layer, "adapter")
+def _bottleneck(layer: nn.Linear, half: bool) -> int:
+    """Bytes a position of an adapter behind the layer: what it is given, and its middle before and behind the GELU."""
+    adapter: Any = getattr(layer, ADAPTER, None)
+    return _bytes(half) * (layer.out_features + 2 * adapter.down.out_features) if adapter is not None else 0
 
 
 def _casts(block: nn.Module, half: bool) -> int:
