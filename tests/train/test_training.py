@@ -47,14 +47,17 @@ def test_one_batch_is_learnt_by_heart(nano_like: Whisper) -> None:
     assert [whisper.tokens.transcript(row) for row in written] == list(TEXTS)
 
 
-def train(whisper: Whisper, data: SpeechDataModule, folder: Path) -> WhisperModule:
+def train(
+    whisper: Whisper, data: SpeechDataModule, folder: Path, steps: int = 6, resume_from: Path | None = None
+) -> WhisperModule:
     L.seed_everything(7, verbose=False)
-    module = WhisperModule(copy_of(whisper), Full(), CrossEntropy(), steps=6, learning_rate=1e-3)
+    module = WhisperModule(copy_of(whisper), Full(), CrossEntropy(), steps=steps, learning_rate=1e-3)
     callbacks, loggers = Checkpoints(folder).callbacks, [MetricsFile(folder)]
     trainer = make_trainer(
-        callbacks, loggers, str(folder), max_steps=6, validate_every=3, log_every=1, accelerator="cpu", devices=1
-    )
-    trainer.fit(module, datamodule=data)
+        callbacks, loggers, str(folder), max_steps=steps, validate_every=3, accumulate_grad_batches=2, log_every=1,
+        accelerator="cpu", devices=1,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
     return module
 
 
@@ -84,6 +87,22 @@ def test_validation_decodes_and_the_best_weights_come_back(
     assert not (module.whisper.network.model.encoder.conv1.bias == 9.0).any()
 
 
+def validated(folder: Path) -> list[int]:
+    return [int(row["step"]) + 1 for row in MetricsFile(folder).rows if row.get("val/wer")]
+
+
+def test_the_last_step_is_validated_whatever_their_number(
+    nano_like: Whisper, fresh_data: Callable[[], SpeechDataModule], tmp_path: Path
+) -> None:
+    """Else what the last steps taught would be thrown away for the weights of an earlier validation."""
+    train(nano_like, fresh_data(), tmp_path / "few", steps=2)
+    assert validated(tmp_path / "few") == [2] and (tmp_path / "few" / "checkpoints" / "best.ckpt").is_file()
+    train(nano_like, fresh_data(), tmp_path / "odd", steps=5)
+    assert validated(tmp_path / "odd") == [3, 5]
+    train(nano_like, fresh_data(), tmp_path / "odd", steps=5, resume_from=Checkpoints(tmp_path / "odd").resume_from)
+    assert validated(tmp_path / "odd") == [3, 5]
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_fused_optimiser_lets_gradients_be_clipped(
     precision: str, nano_like: Whisper, fresh_data: Callable[[], SpeechDataModule], tmp_path: Path
@@ -94,6 +113,7 @@ def test_the_fused_optimiser_lets_gradients_be_clipped(
         Checkpoints(tmp_path).callbacks, [], str(tmp_path), max_steps=2, validate_every=10**6, accelerator="cpu",
         devices=1, precision=precision, gradient_clip_val=0.01,
     )  # fmt: skip
+    trainer.limit_val_batches = 0  # it would clear the gradients
     trainer.fit(module, datamodule=fresh_data())
     assert all(group["fused"] for group in trainer.optimizers[0].param_groups)
     gradients = [each.grad for each in module.parameters() if each.grad is not None]

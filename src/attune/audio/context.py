@@ -87,28 +87,28 @@ class AudioContext:
 
 @dataclass(frozen=True)
 class PackedContext(AudioContext):
-    """Training utterances share a 30 s window, the window that Whisper knows; what is scored has one of its own.
+    """Training utterances share a window of up to 30 s, that which Whisper knows; what is scored has one of its own.
 
     A window is filled with utterances of one language and task, of one speaker where speakers are known, and its
-    transcript is theirs, one after another. It is cut to its audio like any other window (`AudioContext`): a speaker
-    with few utterances costs no silence. A share of the training utterances stands alone, because it is alone that
-    utterances are decoded and scored.
+    transcript is theirs, one after another. How much it may hold is drawn evenly up to 30 s, so that the end of the
+    speech is heard anywhere, and it is cut to its audio like any other window (`AudioContext`). A share of the training
+    utterances stands alone, because it is alone that utterances are decoded and scored.
 
-    Windows grow: a run begins with single utterances and adds more to a window up to 30 s (a curriculum: Bengio et al.
-    2009, Curriculum Learning). A model that cannot follow a long window yet learns nothing from one; what it learnt in
-    a short one carries it on (docs/speed.md).
+    Windows grow: a run begins with single utterances, and the most that a window may hold rises to 30 s (a curriculum:
+    Bengio et al. 2009, Curriculum Learning). A model that cannot follow a long window yet learns nothing from one; what
+    it learnt in a short one carries it on (docs/speed.md).
 
     Args:
         gap_s: silence between two utterances of a window.
         single_share: the share of the training utterances that stands alone, in [0, 1].
-        grow_share: the share of the run in which windows grow up to 30 s, in [0, 1]: its first third with utterances
-            alone, then evenly. 0: windows are full from the start.
+        grow_share: the share of the run in which the longest windows grow up to 30 s, in [0, 1]: its first third with
+            utterances alone, then evenly. 0: windows of any length up to 30 s from the start.
         same_speaker: False lets any speakers share a window, as in a conversation.
         timestamps: teach when each utterance begins and ends. Utterances with times of their own bring those.
     """
 
     gap_s: float = 0.2
-    single_share: float = 0.2
+    single_share: float = 0.5
     grow_share: float = 1.0
     same_speaker: bool = True
     timestamps: bool = False
@@ -128,8 +128,8 @@ class PackedContext(AudioContext):
             )
 
     def room_s(self, progress: float = 1.0) -> float:
-        """What utterances of one window and the silence between them may take together, `progress` of the run being
-        over. The smallest margin stays free."""
+        """What utterances of one window and the silence between them may take together at most, `progress` of the run
+        being over. The smallest margin stays free."""
         room_s = WINDOW_S - self.margin_min / POSITIONS_PER_S
         if progress >= self.grow_share:
             return room_s

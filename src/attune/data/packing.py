@@ -85,8 +85,9 @@ def pack(
 ) -> list[tuple[int, ...]]:
     """Fill windows: each utterance, in the given order, goes into the first of its group's open windows that holds it.
 
-    Every entry of `order` is in exactly one window. `rng` draws which utterances stand alone. No two share a window
-    that take more than `room_s` together.
+    Every entry of `order` is in exactly one window. `rng` draws which utterances stand alone, and how much each window
+    may hold, evenly from nothing to `room_s`: where all were full, a model would not learn to stop in a shorter one.
+    No two share a window that take more than its room together.
     """
     windows: list[_Window] = []
     groups: dict[Any, list[_Window]] = defaultdict(list)
@@ -96,7 +97,7 @@ def pack(
         mates = [] if is_alone else groups[share.group]
         window = next((mate for mate in mates if mate.holds(index, share, context)), None)
         if window is None:
-            window = _Window(room_s)
+            window = _Window(room_s * rng.random())
             windows.append(window)
             mates.append(window)
             del mates[:-OPEN]

@@ -11,7 +11,7 @@ from attune.audio.waveform import POSITIONS_PER_S, WINDOW_POSITIONS
 from attune.data.packing import Share, pack
 
 LONGER = 1.5  # times its own length: the most that a window is lengthened to fill a batch
-SIZES = 8  # of packed windows while they grow
+SIZES = 8  # that packed windows may have at most, one after another, while they grow
 SHORTEST = 2.0  # batches of each size, or more: fewer would mostly be half empty
 
 
@@ -105,7 +105,7 @@ class TrainingBatches:
     def _pack(
         self, order: Sequence[int], context: PackedContext, passed: int, number: int, rng: random.Random
     ) -> list[list[Draw]]:
-        """While windows grow, a stretch of the pass at a time: its windows are of one size."""
+        """While windows grow, a stretch of the pass at a time: the most that its windows may hold is one length."""
         batches: list[list[Draw]] = []
         end = 0
         while end < len(order):
@@ -116,7 +116,7 @@ class TrainingBatches:
         return batches
 
     def _end_stretch(self, order: Sequence[int], first: int, context: PackedContext) -> int:
-        """How far the utterances go whose windows are of one size: to the end, where not half as many would be left."""
+        """How far those go whose windows may hold as much: to the end, where not half as many would be left."""
         batches = max(SHORTEST, context.grow_share * (self.total or 0) / SIZES)
         wanted_s = batches * self.batch_positions / POSITIONS_PER_S
         sums_s = accumulate(self.durations_s[order[place]] for place in range(first, len(order)))

@@ -47,7 +47,7 @@ def make_trainer(
         precision: of PRECISIONS.
         accumulate_grad_batches: batches of a step, at least 1.
         gradient_clip_val: the largest L2 norm of a step's gradient; 0 clips none.
-        validate_every: optimiser steps between validations, at least 1.
+        validate_every: optimiser steps between validations, at least 1. The last step is always validated.
         patience: validations without a better WER after which training stops, at least 1.
         log_every: optimiser steps between logged values.
         devices, num_nodes: processes on each machine, and machines; `Ranks` has counted them.
@@ -66,7 +66,11 @@ def make_trainer(
             f"trainer.gradient_clip_val={gradient_clip_val:g} would turn the gradient round. Accepted are a norm above "
             "0, and 0, which clips none."
         )
-    own: list[Callback] = [Patience(monitored, patience=patience), NotFinite(Path(folder), max_skipped)]
+    own: list[Callback] = [
+        Patience(monitored, patience=patience),
+        LastValidation(),
+        NotFinite(Path(folder), max_skipped),
+    ]
     if compile:
         own.append(Compiled())
     if accelerator == "cpu" or not torch.cuda.is_available():
@@ -109,6 +113,17 @@ class Patience(EarlyStopping):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.wait_count >= self.patience:
             trainer.should_stop = True
+
+
+class LastValidation(Callback):
+    """The last step is validated even if `validate_every` does not divide it: the best weights are looked for among
+    validated ones, and what was learnt after the last of them would be lost."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True  # Lightning validates before it stops for this, and not before max_steps
 
 
 def choose_precision(wanted: str, accelerator: str) -> str:
