@@ -21,7 +21,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from sides import make_clips, make_clips_of, make_tiny
+from sides import PARTS, make_clips, make_clips_of, make_tiny
 
 HERE = Path(__file__).parent
 LENGTHS_S = (1, 2, 4, 8, 15, 30)
@@ -120,7 +120,8 @@ def measure_lengths(side: Sides, folder: Path) -> list[Measured]:
     """Audio seconds a second in training, at context=audio and by the peer, over the length of the clips."""
     found = []
     for length_s in LENGTHS_S:
-        manifest = str(make_clips_of(length_s, side.batch, folder / f"{length_s}s"))
+        # A step of them: of fewer the peer would make a step too, of what there is.
+        manifest = str(make_clips_of(length_s, PARTS * side.batch, folder / f"{length_s}s"))
         peer = length_s * side.peer("train", manifest)["clips_per_second"]
         ours = length_s * side.ours("train", "audio", side.precision, manifest)["clips_per_second"]
         found.append({"length_s": length_s, "peer": peer, "ours": ours})
