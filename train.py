@@ -161,11 +161,12 @@ def train(config: DictConfig) -> None:
             merge_additions(finetune, whisper.network)
         record.train = speed.summary(trainer.global_step, module)
         if not ranks.first:
-            return
+            return ranks.part()
         save_whisper(whisper, run.folder / "model")
         shown = finish_report(run.folder, record, untouched, tuned, data)
     print_result(console, record, run.folder)
     close_wandb(loggers, {"baseline": record.baseline, "result": record.result, "train": record.train}, shown)
+    ranks.part()
 
 
 def make_data(config: DictConfig, tokens: Tokens, extras: list[str], ranks: Ranks) -> SpeechDataModule:

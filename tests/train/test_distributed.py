@@ -1,5 +1,6 @@
 """Two processes and their reductions: gradients, losses and scores are those of one that has heard it all."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from attune.train.loggers import MetricsFile
 from attune.train.module import WhisperModule
 from attune.train.objective.cross_entropy import CrossEntropy
 from attune.train.objective.mwer import Mwer
-from attune.train.ranks import Ranks, count_begun, find_number
+from attune.train.ranks import Ranks, count_begun, find_number, leave
 from attune.train.sharding import check_sharding, choose_module
 from attune.train.trainer import make_trainer
 
@@ -200,12 +201,26 @@ def test_the_first_process_of_a_machine_goes_before_the_others(tmp_path: Path) -
     assert run_ranks(check) == [0, 0]
 
 
+def test_no_process_ends_before_the_first_has_written(tmp_path: Path) -> None:
+    def check(ranks: Ranks, rank: int) -> None:
+        if rank == 0:
+            time.sleep(1.0)
+            (tmp_path / "report").touch()
+        ranks.part()
+        assert (tmp_path / "report").exists() and torch.distributed.is_initialized()
+        leave()
+        assert not torch.distributed.is_initialized()
+
+    assert run_ranks(check) == [0, 0]
+
+
 def test_one_process_is_a_run_by_itself() -> None:
     ranks = Ranks("cpu")
     assert (ranks.rank, ranks.world, ranks.first, ranks.devices, ranks.nodes) == (0, 1, True, 1, 1)
     assert ranks.share(lambda: 5) == 5 and gather(3) == [3]
     with ranks.in_turn():
         pass
+    ranks.part()
 
 
 @pytest.mark.parametrize(

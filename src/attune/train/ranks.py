@@ -4,6 +4,7 @@ torchrun or SLURM begins them (Lightning itself does, on one machine), and Light
 anything is read or written: all of them then have one run folder, one audit and one cache, and the first alone writes.
 """
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -79,6 +80,20 @@ class Ranks:
         they find there."""
         with self.fabric.rank_zero_first(local=True) if self.world > 1 else nullcontext():
             yield
+
+    def part(self) -> None:
+        """Wait for the others at the end of a run: the first still writes the report when the rest have nothing left to
+        do, and a launcher that one of them fails under ends it too. The group is left when the interpreter ends:
+        threads of its own that still run then would abort the process."""
+        if self.world > 1:
+            self.fabric.barrier()
+            atexit.register(leave)
+
+
+def leave() -> None:
+    """Leave the group of processes, if this one is in any."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def find_number(wanted: int | str, *names: str, otherwise: int | str) -> int | str:
