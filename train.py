@@ -161,7 +161,8 @@ def train(config: DictConfig) -> None:
             merge_additions(finetune, whisper.network)
         record.train = speed.summary(trainer.global_step, module)
         if not ranks.first:
-            return ranks.part()
+            ranks.part()
+            return
         save_whisper(whisper, run.folder / "model")
         shown = finish_report(run.folder, record, untouched, tuned, data)
     print_result(console, record, run.folder)

@@ -11,7 +11,7 @@ from attune.audio.waveform import POSITIONS_PER_S, WINDOW_POSITIONS
 from attune.data.packing import Share, pack
 
 LONGER = 1.5  # times its own length: the most that a window is lengthened to fill a batch
-SIZES = 8  # that packed windows may have at most, one after another, while they grow
+SIZES = 8  # steps in which the most that a packed window may hold grows
 SHORTEST = 2.0  # batches of each size, or more: fewer would mostly be half empty
 
 
